@@ -1,1 +1,127 @@
+"""The YAML configurations, composed with Hydra: `<command>.yaml` at the top, one folder per group.
 
+    config = compose("compare", ["experiment=demo", "seeds=20000:20100"])
+
+Values that look like `20000:20100` stay text, on the command line and in YAML.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from s2robot.errors import S2RobotError, unknown_name
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def names(group: str = "") -> list[str]:
+    """Names of the YAML files in a group's folder, or of the commands' files for the top; sorted."""
+    folder = resources.files(__name__).joinpath(group)
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def compose(name: str, overrides: Sequence[str] = (), complete: bool = True) -> DictConfig:
+    """The configuration `<name>.yaml` with `overrides` in Hydra's grammar (`key=value`, `group=choice`, `+key=value`).
+
+    `complete` demands a value for every key whose default is `???` and resolves interpolations.
+    Raises S2RobotError for a malformed override, an unknown key or an unknown choice, naming the nearest valid one.
+    """
+    config, _ = compose_with_choices(name, overrides)
+    if complete:
+        _require_complete(name, config)
+    return config
+
+
+def compose_with_choices(name: str, overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, str | None]]:
+    """The configuration, not checked for completeness, and what was chosen in each of its groups."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    if name not in names():
+        raise unknown_name("configuration", name, names())
+    try:
+        with _ranges_are_text(), hydra.initialize_config_module(__name__, version_base="1.3"):
+            config = hydra.compose(name, list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise _explained(error, name, overrides) from error
+    choices = OmegaConf.to_container(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return config, {str(k): v for k, v in choices.items() if not str(k).startswith("hydra")}  # type: ignore[union-attr]
+
+
+def _require_complete(name: str, config: DictConfig) -> None:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise S2RobotError(f"{name}: {_first_line(error)}") from error
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        wanted = " ".join(f"{key}=..." for key in missing)
+        raise S2RobotError(f"{name} needs {wanted}; see `s2robot {name} --help`")
+
+
+@contextlib.contextmanager
+def _ranges_are_text() -> Iterator[None]:
+    """While configurations are read, YAML 1.1's base-60 integers are text: it would read `seeds: 10:50` as 650.
+
+    OmegaConf derives its loader from SafeLoader at every load and offers no hook of its own.
+    """
+    from yaml import SafeLoader
+
+    before = SafeLoader.yaml_implicit_resolvers
+    integer = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$")
+    SafeLoader.yaml_implicit_resolvers = {
+        first: [(tag, integer if tag == "tag:yaml.org,2002:int" else pattern) for tag, pattern in resolvers]
+        for first, resolvers in before.items()
+    }
+    try:
+        yield
+    finally:
+        SafeLoader.yaml_implicit_resolvers = before
+
+
+def _explained(error: Exception, name: str, overrides: Sequence[str]) -> S2RobotError:
+    """Hydra's and OmegaConf's messages as one line with the valid names."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    if isinstance(error, OverrideParseException):
+        return S2RobotError(
+            f"cannot read {error.override!r}: write key=value; a value with blanks or any of =,[]{{}}~ goes in quotes "
+            "inside the shell's own, as in 'key=\"a, b\"'"
+        )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return unknown_name(group, choice, error.options or names(group))
+    key = next((k for k in (getattr(e, "full_key", None) for e in (error, error.__cause__)) if k), None)
+    if key is not None:
+        return _unknown_key(str(key), name, overrides)
+    return S2RobotError(f"{name}: {_first_line(error)}")
+
+
+def _unknown_key(key: str, name: str, overrides: Sequence[str]) -> S2RobotError:
+    """Names the keys beside the wrong one, in the configuration as it is without it."""
+    from omegaconf import DictConfig, OmegaConf
+
+    others = [o for o in overrides if o.split("=", 1)[0].lstrip("+~") != key]
+    config: Any = compose_with_choices(name, others if len(others) < len(overrides) else ())[0]
+    parent = key.rpartition(".")[0]
+    node = OmegaConf.select(config, parent) if parent else config
+    prefix = f"{parent}." if parent else ""
+    siblings = [prefix + str(k) for k in node] if isinstance(node, DictConfig) else []
+    return unknown_name("key", key, siblings)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
