@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -73,23 +74,59 @@ def read_json(path: Path) -> Any:
 
 def publish_folder(partial: Path, final: Path) -> None:
     """fsync every file below `partial`, then give it its final name in one rename."""
-    for root, _, files in os.walk(partial):
-        for name in files:
-            fsync_file(Path(root) / name)
-        fsync_folder(Path(root))
+    fsync_tree(partial)
     os.rename(partial, final)
     fsync_folder(final.parent)
 
 
 def append_line(path: Path, text: str) -> None:
-    """Append one line and fsync. A torn last line is possible after a kill: readers check each line."""
+    """Append one line and fsync; an append that fails (full disk) is taken back.
+
+    A torn last line is possible after a kill: readers check each line, and whoever appends next calls
+    `cut_torn_line` first, or its own line would be glued to the torn one.
+    """
     try:
-        with open(path, "ab") as file:
-            file.write(text.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with open(path, "ab", buffering=0) as file:
+            start = file.seek(0, os.SEEK_END)
+            try:
+                _write_all(file, text.encode() + b"\n")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(start)
+                raise
     except OSError as error:
         raise disk_error(error, path) from error
+
+
+def _write_all(file: io.RawIOBase, data: bytes) -> None:
+    # A raw write may be short (the disk fills up half-way, or the file reaches its size limit).
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
+
+
+def cut_torn_line(path: Path) -> None:
+    """Drop what follows the last newline: a line that a killed process did not finish.
+
+    Only for the one process that may append now (hold the lock), since a line in the making looks the same.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with open(path, "rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        os.fsync(file.fileno())
+
+
+def fsync_tree(folder: Path) -> None:
+    """Push every file and folder below `folder` to the disk."""
+    for root, _, files in os.walk(folder):
+        for name in files:
+            fsync_file(Path(root) / name)
+        fsync_folder(Path(root))
 
 
 def fsync_file(path: Path) -> None:
@@ -107,7 +144,9 @@ def fsync_folder(path: Path) -> None:
 
 
 def disk_error(error: OSError, path: Path) -> Exception:
-    """A full disk as one clear line; any other OSError as it is."""
+    """A full disk or a file-size limit as one clear line; any other OSError as it is."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return S2RobotError(f"disk full while writing {path}; what was finished is safe: free space and start again")
+    if error.errno == errno.EFBIG:
+        return S2RobotError(f"file-size limit reached while writing {path}; raise it (`ulimit -f`) and start again")
     return error
