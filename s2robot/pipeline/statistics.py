@@ -178,11 +178,11 @@ def verdict(a: str, b: str, result: Contrast, claim: str = "") -> str:
     if not result.interval.excludes_zero():
         return f"not separated: {a} - {b} = {100 * result.diff:+.1f} points ({interval}; {basis}); {_needed(result)}"
     winner, loser = (a, b) if result.diff > 0 else (b, a)
-    text = f"{winner} beats {loser} by {100 * abs(result.diff):.1f} points ({a} - {b}: {interval}; {basis})"
+    text = f"{winner} beats {loser} by {100 * abs(result.diff):.1f} points ({interval} of {a} - {b}; {basis})"
     if not claim:
         return text
     relation = "in line with" if winner == a else "AGAINST"
-    return f"{text}; this is {relation} the claim that {claim}"
+    return f"{text}, {relation} the claim that {claim}"
 
 
 def _needed(result: Contrast) -> str:

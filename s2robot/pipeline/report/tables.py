@@ -43,8 +43,8 @@ def match_sentence(report: Mapping[str, Any]) -> str:
 def arm_table(task: Mapping[str, Any]) -> Table:
     """Cost and success of each arm of a task."""
     header = (
-        "arm", "sizes px", "GMAC / image", "GMAC / decision", "params M", "latency p50 ms", "p95 ms",
-        "peak MB", "encode frames/s", "training s", "success", "rate %", "95 % interval",
+        "arm", "sizes px", "GMAC/image", "/decision", "params M", "p50 ms", "p95 ms", "peak MB", "frames/s", "train s",
+        "success", "rate %", "95 % interval",
     )  # fmt: skip
     return Table(header, tuple(_arm_cells(arm) for arm in task["arms"]))
 
@@ -56,9 +56,11 @@ def pair_table(task: Mapping[str, Any]) -> Table:
 
 
 def verdicts(task: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(contrast, sentence) for the contrasts with s2, or for all where that arm is absent."""
-    pairs = [pair for pair in task["pairs"] if pair["a"] == "s2"] or task["pairs"]
-    return [(f"{pair['a']} - {pair['b']}", pair["verdict"]) for pair in pairs]
+    """(contrasts, sentence) for the contrasts with s2, or for all where that arm is absent; each sentence once."""
+    sentences: dict[str, list[str]] = {}
+    for pair in [pair for pair in task["pairs"] if pair["a"] == "s2"] or task["pairs"]:
+        sentences.setdefault(pair["verdict"], []).append(f"{pair['a']} - {pair['b']}")
+    return [(", ".join(pairs), sentence) for sentence, pairs in sentences.items()]
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
@@ -77,8 +79,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         ),
         "detectable: the smallest true difference, in points, that would be found with 80 % power at alpha 0.05. "
         "It takes the observed discordance, or the best case where no episode was discordant.",
-        "GMAC: 10^9 multiply-accumulates, attention counted. Latency: encoder and policy, batch 1. "
-        "Equal MACs are not equal milliseconds.",
+        "GMAC: 10^9 multiply-accumulates of the encoder. p50, p95: latency of one decision at batch 1. frames/s: of "
+        "encoding. Equal MACs are not equal milliseconds.",
     ]
     return lines
 
