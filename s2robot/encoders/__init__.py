@@ -7,10 +7,10 @@ from typing import Any
 
 _HOMES = {
     "Backbone": "backbone",
-    "BlindEncoder": "encoder",
-    "Cost": "encoder",
-    "Encoder": "encoder",
-    "Features": "encoder",
+    "BlindEncoder": "blind",
+    "Cost": "cost",
+    "Encoder": "interface",
+    "Features": "interface",
     "MultiscaleEncoder": "encoder",
     "count_gmac": "cost",
     "encoder_names": "load",

@@ -1,0 +1,79 @@
+"""Encoders by name: every YAML in configs/encoder is one, and its `_target_` says who builds it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from s2robot.encoders.interface import Encoder
+from s2robot.errors import S2RobotError, unknown_name
+
+PACKAGE = "s2robot"
+
+
+def encoder_names() -> list[str]:
+    """The catalogue: names of the YAMLs in configs/encoder."""
+    folder = resources.files(f"{PACKAGE}.configs") / "encoder"
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def load_encoder(
+    name_or_config: str | Mapping[str, Any] | DictConfig, device: str = "auto", dtype: str = "auto", **overrides: Any
+) -> Encoder:
+    """The encoder of a name, or of a mapping with a `_target_`. `overrides` replace or add single keys.
+
+    `device` and `dtype` override what the mapping says unless they are "auto".
+    Raises S2RobotError on an unknown name or key, on a value that must be given and is not, and on a `_target_`
+    outside this package: a configuration may come with somebody's checkpoint, and must not choose code to run.
+
+        load_encoder("s2")(images).tokens
+        load_encoder("hf", path="facebook/dinov2-small", sizes=[224, 448])
+    """
+    config = encoder_config(name_or_config) | overrides
+    for key, value in (("device", device), ("dtype", dtype)):
+        if value != "auto":
+            config[key] = value
+    missing = [key for key, value in config.items() if value == "???"]
+    if missing:
+        raise S2RobotError(f"this encoder needs a value for {', '.join(missing)}, e.g. encoder.{missing[0]}=...")
+    build = resolve_target(config.pop("_target_", None))
+    try:
+        return build(**config)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise S2RobotError(f"encoder configuration: {error}") from error
+
+
+def encoder_config(name_or_config: str | Mapping[str, Any] | DictConfig) -> dict[str, Any]:
+    """The plain mapping behind a name, or of a composed configuration. Values that must be given read "???"."""
+    if isinstance(name_or_config, str):
+        if name_or_config not in encoder_names():
+            raise unknown_name("encoder", name_or_config, encoder_names())
+        file = resources.files(f"{PACKAGE}.configs") / "encoder" / f"{name_or_config}.yaml"
+        name_or_config = OmegaConf.create(file.read_text())
+    if isinstance(name_or_config, DictConfig):
+        plain = OmegaConf.to_container(name_or_config, resolve=True)
+        return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
+    return dict(name_or_config)
+
+
+def resolve_target(target: Any) -> Any:
+    """The class or function of this package that `target` names. Raises S2RobotError for anything else.
+
+    The object must also have been defined in this package: `s2robot.storage.os` is reachable, and is refused.
+    """
+    if not isinstance(target, str) or not target.startswith(f"{PACKAGE}."):
+        raise S2RobotError(f"_target_={target!r}; allowed: a class or function under {PACKAGE}.")
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise S2RobotError(f"_target_={target!r} cannot be found ({error})") from error
+    if not callable(found) or not str(getattr(found, "__module__", "")).startswith(f"{PACKAGE}."):
+        raise S2RobotError(f"_target_={target!r} was not defined in {PACKAGE}; allowed: its own classes and functions")
+    return found
