@@ -1,0 +1,98 @@
+"""Checkpoints: a folder of safetensors files and one manifest with their sha256, written beside and renamed.
+
+`folder/step-00000500/{manifest.json, policy.safetensors, train_state.safetensors}`. Loading runs no code: tensors are
+safetensors, the manifest is JSON. The loader walks back to the newest checkpoint whose every file verifies.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from s2robot.errors import DamagedError
+from s2robot.progress import say
+from s2robot.storage import disk_error, fingerprint, publish_folder, read_json, sha256_file
+
+MANIFEST = "manifest.json"
+
+
+def save_checkpoint(
+    folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], manifest: Mapping[str, Any], keep: int = 2
+) -> Path:
+    """Write `folder/step-N` in one rename and drop all but the newest `keep`. Returns its path.
+
+    Raises S2RobotError when the disk is full; earlier checkpoints stay.
+    """
+    final = folder / f"step-{step:08d}"
+    partial = folder / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        sha256 = {}
+        for name, tensors in files.items():
+            path = partial / f"{name}.safetensors"
+            save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, path)
+            sha256[path.name] = sha256_file(path)
+        body = {**manifest, "step": step, "files": sha256}
+        (partial / MANIFEST).write_text(json.dumps({**body, "sha256": fingerprint(body)}, indent=2))
+        shutil.rmtree(final, ignore_errors=True)
+        publish_folder(partial, final)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise disk_error(error, final) from error
+    for old in _steps(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def verify_checkpoint(path: Path) -> dict[str, Any]:
+    """The manifest of one checkpoint. Raises DamagedError naming the file that is missing or altered."""
+    manifest = read_json(path / MANIFEST)
+    body = {k: v for k, v in manifest.items() if k != "sha256"}
+    if manifest.get("sha256") != fingerprint(body):
+        raise DamagedError(f"{path / MANIFEST} does not match its own checksum")
+    for name, expected in manifest["files"].items():
+        if not (path / name).exists():
+            raise DamagedError(f"{path / name} is missing")
+        if sha256_file(path / name) != expected:
+            raise DamagedError(f"{path / name} is damaged: its sha256 is not the one in the manifest")
+    return manifest
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint below `folder` that verifies, with its manifest; None where there is none.
+
+    Says so when it has to walk past a damaged one.
+    """
+    for path in reversed(_steps(folder)):
+        try:
+            return path, verify_checkpoint(path)
+        except DamagedError as error:
+            say(f"skipping a damaged checkpoint: {error}")
+    return None
+
+
+def open_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """As `newest_checkpoint`, for a folder of checkpoints or one checkpoint itself; raises where none verifies."""
+    if (folder / MANIFEST).exists():
+        return folder, verify_checkpoint(folder)
+    found = newest_checkpoint(folder)
+    if found is None:
+        raise DamagedError(f"{folder} holds no intact checkpoint; train one with `s2robot train`")
+    return found
+
+
+def load_tensors(path: Path, name: str, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Tensors of `name`.safetensors of a verified checkpoint."""
+    return load_file(path / f"{name}.safetensors", device=str(device))
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-????????"))

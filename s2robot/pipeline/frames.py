@@ -1,0 +1,111 @@
+"""Pre-training frames on disk: shards of labelled random scenes, regenerable from one seed and never committed.
+
+Dims: f frames, h w image (px), n objects.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from s2robot.errors import S2RobotError
+from s2robot.execution import run_tasks
+from s2robot.progress import progress
+from s2robot.storage import fingerprint, read_json, write_atomic, write_json
+
+SHARD_FRAMES = 250
+KEYS = ("rgb", "code", "depth_m", "centre_px", "albedo")
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to draw: frames `first_seed` ... `first_seed + frames - 1`."""
+
+    folder: str
+    index: int
+    first_seed: int
+    frames: int
+    frame_px: int
+
+
+def generate_frames(folder: Path, frames: int, first_seed: int, frame_px: int = 224, workers: int = 2) -> None:
+    """Draw `frames` scenes into `folder`. Shards that exist are kept, so a second call goes on where one stopped.
+
+    Raises S2RobotError when the folder holds frames of another seed or size.
+    """
+    if frames % SHARD_FRAMES:
+        raise S2RobotError(f"frames={frames} is not a multiple of the shard size {SHARD_FRAMES}")
+    recipe = {"first_seed": first_seed, "frame_px": frame_px, "shard_frames": SHARD_FRAMES}
+    if (folder / "frames.json").exists() and read_json(folder / "frames.json") != recipe:
+        raise S2RobotError(f"{folder} holds frames of another recipe; give another folder or delete it")
+    write_json(folder / "frames.json", recipe)
+    tasks = [
+        ShardTask(str(folder), i, first_seed + i * SHARD_FRAMES, SHARD_FRAMES, frame_px)
+        for i in range(frames // SHARD_FRAMES)
+    ]
+    missing = [task for task in tasks if not _shard_path(folder, task.index, KEYS[-1]).exists()]
+    done = len(tasks) - len(missing)
+    for _ in progress(run_tasks(draw_shard, missing, workers), len(tasks), "frames", "shard", done):
+        pass
+
+
+def draw_shard(task: ShardTask) -> int:
+    """Draw one shard and write its arrays; the last array's file marks it complete."""
+    generator = _generator(task.frame_px)
+    scenes = [generator.scene(task.first_seed + i) for i in range(task.frames)]
+    for key in KEYS:
+        buffer = io.BytesIO()
+        np.save(buffer, np.stack([getattr(scene, key) for scene in scenes]))
+        write_atomic(_shard_path(Path(task.folder), task.index, key), buffer.getvalue())
+    return task.index
+
+
+class FrameSet:
+    """Memory-mapped shards: `frames[key][i]` through `get(key, i)`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.recipe = read_json(folder / "frames.json")
+        count = 0
+        while _shard_path(folder, count, KEYS[-1]).exists():
+            count += 1
+        if not count:
+            raise S2RobotError(f"{folder} holds no finished shard; run `s2robot pretrain` with frames to draw")
+        self._indexes = range(count * SHARD_FRAMES)
+        self._shards = [{k: np.load(_shard_path(folder, i, k), mmap_mode="r") for k in KEYS} for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    def split(self, last: int) -> tuple[FrameSet, FrameSet]:
+        """All but the last frames, and the last ones: training and held-out."""
+        first_part, last_part = copy.copy(self), copy.copy(self)
+        first_part._indexes, last_part._indexes = self._indexes[:-last], self._indexes[-last:]
+        return first_part, last_part
+
+    def get(self, key: str, index: int) -> np.ndarray:
+        """Array `key` of frame `index`."""
+        shard, row = divmod(self._indexes[index], SHARD_FRAMES)
+        return self._shards[shard][key][row]
+
+    def fingerprint(self) -> str:
+        """Identity of the frames: they are a function of recipe and count."""
+        return fingerprint({**self.recipe, "frames": len(self)})
+
+
+_GENERATORS: dict[int, object] = {}  # one per process and size: building the world takes seconds
+
+
+def _generator(frame_px: int):  # type: ignore[no-untyped-def]  # the type lives behind a heavy import
+    from s2robot.envs.random_scenes import SceneGenerator
+
+    if frame_px not in _GENERATORS:
+        _GENERATORS[frame_px] = SceneGenerator(frame_px)
+    return _GENERATORS[frame_px]
+
+
+def _shard_path(folder: Path, index: int, key: str) -> Path:
+    return folder / f"{key}-{index:04d}.npy"
