@@ -22,7 +22,6 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -32,6 +31,7 @@ from jaxtyping import UInt8
 from s2robot.data.group import (
     MANIFEST,
     check_episode,
+    entry_of,
     episode_fingerprint,
     first_damage,
     manifest_of,
@@ -148,18 +148,9 @@ class EpisodeWriter:
     def _store(self, episode: Episode, replaces: str | None) -> str:
         check_episode(episode, self.spec)
         content = episode_fingerprint(episode)
-        entry = EpisodeEntry(
-            id=f"{episode.seed:08d}-{content[:12]}",
-            seed=int(episode.seed),
-            steps=len(episode),
-            success=bool(episode.success),
-            end=episode.end,
-            fingerprint=content,
-            manifest_sha256="",
-        )
         files = pack(episode)
-        manifest = manifest_of(files, entry)
-        entry = replace(entry, manifest_sha256=sha256_bytes(manifest))
+        manifest = manifest_of(files, content, replaces)
+        entry = entry_of(episode, content, manifest)
         try:
             with self._partial() as partial:
                 write_files(partial, {**files, MANIFEST: manifest})

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -158,11 +157,23 @@ def read_array(group: zarr.Group, name: str, start: int = 0, stop: int | None = 
     return np.asarray(group[name][start:stop])  # type: ignore[index]
 
 
-def manifest_of(files: Mapping[str, bytes], entry: EpisodeEntry) -> bytes:
-    """The group's `manifest.json`: sha256 of every file, and the entry, so that a lost index can be rebuilt."""
-    known = {key: value for key, value in asdict(entry).items() if key != "manifest_sha256"}
-    manifest = {"entry": known, "files": {path: sha256_bytes(data) for path, data in files.items()}}
-    return (json.dumps(manifest, indent=1) + "\n").encode()
+def manifest_of(files: Mapping[str, bytes], content: str, replaces: str | None) -> bytes:
+    """The group's `manifest.json`: sha256 of every file, and what a lost index line would have said."""
+    digests = {path: sha256_bytes(data) for path, data in files.items()}
+    return (json.dumps({"fingerprint": content, "replaces": replaces, "files": digests}, indent=1) + "\n").encode()
+
+
+def entry_of(episode: Episode, content: str, manifest: bytes) -> EpisodeEntry:
+    """The index entry of an episode whose fingerprint is `content`. The id is made of seed and content."""
+    return EpisodeEntry(
+        id=f"{episode.seed:08d}-{content[:12]}",
+        seed=int(episode.seed),
+        steps=len(episode),
+        success=bool(episode.success),
+        end=episode.end,
+        fingerprint=content,
+        manifest_sha256=sha256_bytes(manifest),
+    )
 
 
 def first_damage(folder: Path, manifest_sha256: str) -> str | None:
