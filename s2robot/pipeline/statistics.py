@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 from scipy import optimize, stats
-from statsmodels.stats.proportion import proportion_confint
 
 from s2robot.errors import S2RobotError
 
@@ -64,8 +63,8 @@ def wilson(k: int, n: int) -> Interval:
     """
     if not (n > 0 and 0 <= k <= n):
         raise S2RobotError(f"{k} successes in {n} episodes is no success rate; give 0 <= k <= n with n > 0")
-    low, high = proportion_confint(k, n, alpha=ALPHA, method="wilson")
-    return Interval(float(low), float(high))
+    interval = stats.binomtest(k, n).proportion_ci(confidence_level=1 - ALPHA, method="wilson")
+    return Interval(float(interval.low), float(interval.high))
 
 
 def mcnemar_exact(a_only: int, b_only: int) -> float:

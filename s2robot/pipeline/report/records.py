@@ -220,10 +220,11 @@ def _detectable_basis(result: Contrast) -> str:
 
 
 def _compute_note(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """A comparison that ought to be at equal compute says so when it is not."""
-    if (a["name"], b["name"]) not in PRIMARY or matched(a, b):
+    """The primary contrasts ought to be at equal compute: the sentence says whether they are."""
+    if (a["name"], b["name"]) not in PRIMARY:
         return ""
-    return f" [compute NOT matched: {a['gmac_image']:.2f} against {b['gmac_image']:.2f} GMAC per image]"
+    relation = "matched" if matched(a, b) else "NOT matched"
+    return f" [compute {relation}: {a['gmac_image']:.2f} against {b['gmac_image']:.2f} GMAC per image]"
 
 
 def _match(arms: Sequence[Mapping[str, Any]]) -> float | None:

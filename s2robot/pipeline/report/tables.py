@@ -43,8 +43,8 @@ def match_sentence(report: Mapping[str, Any]) -> str:
 def arm_table(task: Mapping[str, Any]) -> Table:
     """Cost and success of each arm of a task."""
     header = (
-        "arm", "sizes px", "GMAC/image", "/decision", "params M", "p50 ms", "p95 ms", "peak MB", "frames/s", "train s",
-        "success", "rate %", "95 % interval",
+        "arm", "success", "rate %", "95 % interval", "sizes px", "GMAC/image", "/decision", "params M", "p50 ms", "p95 ms",
+        "peak MB", "frames/s", "train s",
     )  # fmt: skip
     return Table(header, tuple(_arm_cells(arm) for arm in task["arms"]))
 
@@ -69,7 +69,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     lines = [
         "Success: rollouts that ended in success, with the Wilson 95 % interval"
         + ("; it pools training seeds as if they were episodes, so judge arms by the differences." if several else "."),
-        "only a, only b: initial states that one arm solved and the other did not; McNemar p is exact and two-sided"
+        "n: initial states. only a, only b: those that one arm alone solved. McNemar p: exact, two-sided"
         + (", between the checkpoints of the first training seed." if several else ", between these two checkpoints."),
         "diff: percentage points, same initial states for both arms; its interval is "
         + (
@@ -126,7 +126,7 @@ def print_report(report: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Print tables and verdicts, headings in bold on a terminal and plain text elsewhere."""
     out = sys.stdout if file is None else file
     bold = (lambda text: f"{BOLD}{text}{RESET}") if out.isatty() else str
-    print(bold(title(report)), match_sentence(report), sep="\n", file=out)
+    print(bold(title(report)), report["command"], match_sentence(report), sep="\n", file=out)
     for name, task in report["tasks"].items():
         tables = (to_text(arm_table(task)), to_text(pair_table(task)))
         print("", bold(task_heading(name, task)), "", "\n\n".join(tables), "", sep="\n", file=out)
@@ -140,6 +140,9 @@ def _arm_cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
     train_s = [run["train_s"] for run in arm["runs"] if run["train_s"] is not None]
     return (
         arm["name"],
+        f"{success['k']}/{success['n']}",
+        f"{100 * success['rate']:.1f}",
+        f"{100 * low:.1f} to {100 * high:.1f}",
         ", ".join(str(size) for size in arm["sizes"]) or "-",
         _number(arm["gmac_image"], ".2f"),
         _number(arm["gmac_decision"], ".2f"),
@@ -149,9 +152,6 @@ def _arm_cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
         _number(arm["peak_mb"], ".0f"),
         _number(arm["encode_frames_s"], ".0f"),
         _number(sum(train_s) / len(train_s) if train_s else None, ".0f"),
-        f"{success['k']}/{success['n']}",
-        f"{100 * success['rate']:.1f}",
-        f"{100 * low:.1f} to {100 * high:.1f}",
     )
 
 
