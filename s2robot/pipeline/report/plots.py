@@ -234,7 +234,8 @@ def _styled(arms: Sequence[Mapping[str, Any]], theme: Theme) -> list[tuple[Mappi
 
 
 def _mix(colour: str, other: str, share: float) -> str:
-    return to_hex((1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other)))
+    red, green, blue = (1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other))
+    return to_hex((red, green, blue))
 
 
 def _rollouts(arms: Sequence[Mapping[str, Any]]) -> str:
@@ -249,7 +250,7 @@ def _decimal_ticks(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _rc(theme: Theme) -> dict[str, Any]:
+def _rc(theme: Theme) -> Any:  # matplotlib types its keys as a Literal of 300 names
     return {
         "font.family": "DejaVu Sans",  # shipped with matplotlib: the same glyphs on every machine
         "font.size": 8.5, "axes.titlesize": 9, "axes.labelsize": 8.5, "axes.titleweight": "bold",

@@ -127,7 +127,7 @@ def _task(name: str, arms: Sequence[ArmRecord]) -> dict[str, Any]:
 
 
 def _checked_outcomes(task: str, arms: Sequence[ArmRecord]) -> list[Outcome]:
-    outcomes = []
+    outcomes: list[Outcome] = []
     for arm in arms:
         for run in arm.runs:
             came = {(o.task, o.arm, o.train_seed) for o in run.outcomes}

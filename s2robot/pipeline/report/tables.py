@@ -43,8 +43,8 @@ def match_sentence(report: Mapping[str, Any]) -> str:
 def arm_table(task: Mapping[str, Any]) -> Table:
     """Cost and success of each arm of a task."""
     header = (
-        "arm", "success", "rate %", "95 % interval", "sizes px", "GMAC/image", "/decision", "params M", "p50 ms", "p95 ms",
-        "peak MB", "frames/s", "train s",
+        "arm", "success", "rate %", "95 % interval", "sizes px", "GMAC/image", "/decision", "params M", "p50 ms",
+        "p95 ms", "peak MB", "frames/s", "train s",
     )  # fmt: skip
     return Table(header, tuple(_arm_cells(arm) for arm in task["arms"]))
 

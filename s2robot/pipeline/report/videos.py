@@ -99,6 +99,7 @@ def _encode(frames: Iterable[np.ndarray], fps: float, crf: int) -> bytes:
         clip = Path(folder) / "clip.mp4"
         with av.open(str(clip), mode="w", format="mp4", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream(codec, rate=round(fps), options=options)
+            assert isinstance(stream, av.VideoStream)
             stream.pix_fmt = "yuv420p"
             for index, frame in enumerate(_checked(frames)):
                 even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")

@@ -23,7 +23,8 @@ def write_report(report: Mapping[str, Any], folder: Path, videos: Videos | None 
     No file carries a time of writing: the same report gives the same bytes.
     Raises S2RobotError for a clip of an unknown task or arm, or one that does not exist.
     """
-    clips = _clips(report, videos or {})
+    videos = videos or {}
+    clips = _clips(report, videos)
     drawn = {name: _plots(name, task) for name, task in report["tasks"].items()}
     for task_plots in drawn.values():
         for plot in task_plots:
