@@ -61,10 +61,12 @@ def _plain_kernels() -> Iterator[None]:
     On the CPU scaled_dot_product_attention counts as nothing (ViT-B/16 would come out as 16.85 instead of 17.56), and
     so do the fast path of nn.TransformerEncoderLayer and the oneDNN recurrent layers.
     """
-    fast_path = torch.backends.mha.get_fastpath_enabled()
+    fast_path, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = False
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.backends.mkldnn.enabled = onednn
