@@ -68,6 +68,7 @@ class MultiscaleEncoder(nn.Module):
         self.grid, self.channels, self.num_prefix_tokens = self._probe(grid)
         self._weights_at_start = backbone.weights_sha256()
         self.fingerprint = fingerprint(self._identity())
+        super().train(False)
 
     @property
     def device(self) -> torch.device:

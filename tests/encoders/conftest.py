@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from encoder_models import HUGGINGFACE, MEAN, STD  # noqa: E402
+from encoder_models import HUGGINGFACE, MEAN, STD
 
 
 @pytest.fixture(scope="session")
