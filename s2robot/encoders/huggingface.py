@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from s2robot.encoders.backbone import Backbone
@@ -179,7 +180,7 @@ def _pretrained_model(config: Any, folder: Path) -> nn.Module:
             ignore_mismatched_sizes=True,
             **_options(config),
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise DamagedError(f"{folder}: the weights do not load ({str(error).splitlines()[0]})") from error
     # transformers fills what is absent with random values and only warns: features would be noise.
     wrong = sorted(str(key) for key in [*loaded["missing_keys"], *loaded["mismatched_keys"]])

@@ -29,7 +29,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tu
             # As initialised, class tokens and biases are near zero and would hide a wrong order of tokens.
             stream = np.random.RandomState(13)
             for parameter in model.parameters():
-                parameter.data += torch.from_numpy(0.1 * stream.standard_normal(tuple(parameter.shape))).float()
+                parameter.data += torch.from_numpy(
+                    np.asarray(0.1 * stream.standard_normal(tuple(parameter.shape)))
+                ).float()
             folder = tmp_path_factory.mktemp(name)
             model.save_pretrained(folder)
             (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
