@@ -1,0 +1,49 @@
+"""Every YAML file composes, and every command has what the command line expects of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from s2robot import configs
+from s2robot.cli.main import command_names, load_command
+from s2robot.errors import S2RobotError
+
+ROOT = Path(__file__).parents[2]
+GROUPS = sorted({path.parent.name for path in (ROOT / "configs").glob("*/*.yaml")})
+
+
+@pytest.mark.parametrize("name", command_names())
+def test_a_command_says_in_one_line_what_it_does(name: str) -> None:
+    command = load_command(name)
+    for text in (command.HELP, *command.VERBS.values()):
+        assert 0 < len(text) <= 110
+        assert "\n" not in text
+    assert callable(command.run)
+
+
+def test_every_configuration_at_the_top_belongs_to_a_command() -> None:
+    assert set(configs.names()) <= set(command_names())
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_a_command_composes_with_every_choice_of_its_groups(name: str) -> None:
+    _, choices = configs.compose_with_choices(name)
+    for group in choices:
+        for choice in configs.names(group.split("@")[0]):
+            _, taken = configs.compose_with_choices(name, [f"{group}={choice}"])
+            assert taken[group] == choice
+
+
+@pytest.mark.parametrize("path", [f"{g}/{n}" for g in GROUPS for n in configs.names(g)])
+def test_a_yaml_file_is_data_without_resolvers(path: str) -> None:
+    text = (ROOT / "configs" / f"{path}.yaml").read_text()
+    assert OmegaConf.is_dict(OmegaConf.create(text))
+    assert "${oc." not in text
+
+
+def test_an_unknown_configuration_is_named_with_the_known_ones() -> None:
+    with pytest.raises(S2RobotError, match="unknown configuration 'nothing_like_it'"):
+        configs.compose("nothing_like_it")
