@@ -206,7 +206,8 @@ def _design_needed(diff: np.ndarray) -> tuple[int | None, int | None]:
     """Initial states (seeds kept) and training seeds (states kept) at which the mean of `diff` (s, i) is detected.
 
     Two-way random effects by the method of moments; the variance that the bootstrap will then show is
-    var_seed / s + var_state / i + 3 var_residual / (s i) (Owen 2007). None where the factor kept is too small alone.
+    var_seed / s + var_state / i + 3 var_residual / (s i) (Owen 2007). Where the residual dominates this asks for up to
+    a third more than needed. None where no number of one factor makes up for too little of the other.
     """
     seeds, states = diff.shape
     mean, by_seed, by_state = diff.mean(), diff.mean(axis=1), diff.mean(axis=0)

@@ -1,0 +1,371 @@
+"""Reports from small records: the schema, pairing, determinism, and pages, plots and clips that can be read back."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from s2robot.errors import DamagedError, MismatchError, S2RobotError
+from s2robot.pipeline.report.outcomes import Outcome, aggregate, read_outcomes, write_outcomes
+from s2robot.pipeline.report.plots import DARK, LIGHT, _apart, _clusters, learning_curves, success_against_gmac
+from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
+from s2robot.pipeline.report.tables import arm_table, print_report, to_markdown, to_text
+from s2robot.pipeline.report.videos import contact_sheet, side_by_side, spread, write_mp4
+from s2robot.pipeline.report.write import write_report
+
+GMAC = {"base": 0.28, "s2": 1.42, "large": 1.44, "fine": 1.47, "random": 1.42, "blind": 0.0}
+COMMAND = "s2robot compare task=lift seeds=20000:20010"
+
+
+def outcome(arm: str, seed: int, success: bool, train_seed: int = 0, state: str = "") -> Outcome:
+    sha = state or f"{seed:064x}"
+    return Outcome(
+        "lift", arm, train_seed, seed, sha, success, 40 if success else 200, "success" if success else "horizon"
+    )
+
+
+def arm(name: str, successes: list[list[int]], curve: bool = True) -> ArmRecord:
+    """An arm with one run per row of `successes`, on seeds 20000, 20001, ..."""
+    points = [CurvePoint(step, 1 / step, 1.2 / step if step % 20 == 0 else None) for step in (10, 20, 30, 40)]
+    runs = [
+        RunRecord(
+            train_seed,
+            30.0 + train_seed,
+            [outcome(name, 20000 + i, bool(s), train_seed) for i, s in enumerate(row)],
+            points if curve else (),
+        )
+        for train_seed, row in enumerate(successes)
+    ]
+    blind = GMAC[name] == 0
+    return ArmRecord(
+        name, "none" if blind else "vit_tiny", () if blind else (112, 224), None if blind else "ab" * 32,
+        GMAC[name], 2 * GMAC[name], 5_700_000, 9.7, 12.1, None if blind else 221.5, None if blind else 131.0, runs,
+    )  # fmt: skip
+
+
+def report(*arms: ArmRecord, **changes: object) -> dict:
+    kwargs = {"stages_s": {"train": 61.5}, "command": COMMAND, "versions": {"torch": "2.13.0"}} | changes
+    return build_report({"lift": arms}, **kwargs)
+
+
+def two_arms() -> dict:
+    return report(arm("large", [[1, 0, 0, 0, 1, 1, 0, 1, 0, 0]]), arm("s2", [[1, 1, 1, 0, 1, 1, 1, 0, 0, 1]]))
+
+
+def frames(count: int, shade: int, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
+    return [np.full((*size, 3), shade + i, np.uint8) for i in range(count)]
+
+
+def decoded(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_outcomes_are_written_sorted_and_read_back_equal(tmp_path):
+    outcomes = [outcome(a, seed, seed % 2 == 0, t) for a in ("s2", "base") for t in (1, 0) for seed in (9, 3)]
+    write_outcomes(tmp_path / "episodes.jsonl", outcomes)
+    first = (tmp_path / "episodes.jsonl").read_bytes()
+    assert read_outcomes(tmp_path / "episodes.jsonl") == sorted(outcomes)
+    write_outcomes(tmp_path / "episodes.jsonl", reversed(outcomes))
+    assert (tmp_path / "episodes.jsonl").read_bytes() == first
+    keys = ["task", "arm", "train_seed", "seed", "initial_state_sha256", "success", "steps", "end"]
+    assert list(json.loads(first.splitlines()[0])) == keys
+
+
+@pytest.mark.parametrize("line", ['{"task": "lift"', '{"task": "lift"}', "[]", None])
+def test_a_damaged_outcome_line_is_named(tmp_path, line):
+    write_outcomes(tmp_path / "episodes.jsonl", [outcome("s2", 3, True)])
+    good = (tmp_path / "episodes.jsonl").read_text()
+    bad = good.replace("true", '"yes"') if line is None else line + "\n"
+    (tmp_path / "episodes.jsonl").write_text(good + bad)
+    with pytest.raises(DamagedError, match=r"line 2 is no outcome .* run `s2robot evaluate` again"):
+        read_outcomes(tmp_path / "episodes.jsonl")
+
+
+def test_a_missing_outcome_file_names_the_command_that_writes_it(tmp_path):
+    with pytest.raises(DamagedError, match="does not exist; write it with `s2robot evaluate`"):
+        read_outcomes(tmp_path / "episodes.jsonl")
+
+
+def test_arms_are_lined_up_on_their_states_whatever_the_order():
+    lined_up = aggregate(
+        [outcome("s2", 7, True), outcome("base", 7, False), outcome("base", 5, True), outcome("s2", 5, False)]
+    )
+    assert [seed for seed, _ in lined_up["lift"].states] == [5, 7]
+    assert lined_up["lift"].success["s2"][0].tolist() == [False, True]
+    assert lined_up["lift"].success["base"][0].tolist() == [True, False]
+
+
+def test_arms_that_met_another_state_under_the_same_seed_are_not_paired():
+    with pytest.raises(MismatchError, match=r"'base' .* and 's2' .* seed 5 has initial state 0+ against ffff"):
+        aggregate([outcome("base", 5, True), outcome("s2", 5, True, state="f" * 64)])
+
+
+def test_arms_rolled_out_on_different_seeds_are_not_paired():
+    with pytest.raises(MismatchError, match=r"seed 6 has initial state \(no episode\) against"):
+        aggregate([outcome("base", 5, True), outcome("s2", 5, True), outcome("s2", 6, True)])
+
+
+def test_the_same_episode_twice_is_refused():
+    with pytest.raises(MismatchError, match="holds seed 5 twice; keep one outcome per episode"):
+        aggregate([outcome("base", 5, True), outcome("base", 5, False)])
+
+
+def test_the_report_holds_every_key_that_scripts_rely_on():
+    built = report(arm("s2", [[1, 0]]), arm("blind", [[0, 0]]))
+    assert {"tasks", "match_ratio", "stages_s", "versions"} <= set(built)
+    record, pair = built["tasks"]["lift"]["arms"][0], built["tasks"]["lift"]["pairs"][0]
+    assert {
+        "name", "encoder", "sizes", "weights_sha256", "gmac_image", "gmac_decision", "params", "latency_ms", "peak_mb",
+        "encode_frames_s", "runs", "success",
+    } <= set(record)  # fmt: skip
+    assert set(record["latency_ms"]) == {"p50", "p95"}
+    assert {"train_seed", "train_s", "success"} <= set(record["runs"][0])
+    assert set(record["runs"][0]["success"]) == {"k", "n"}
+    assert set(record["success"]) == {"k", "n", "rate", "wilson95"}
+    assert {"a", "b", "n", "diff", "a_only", "b_only", "mcnemar_p", "detectable"} <= set(pair)
+    json.dumps(built, allow_nan=False)
+
+
+def test_counts_and_differences_are_those_of_the_outcomes():
+    built = two_arms()["tasks"]["lift"]
+    large, s2 = built["arms"]
+    assert (large["success"]["k"], s2["success"]["k"], s2["success"]["n"]) == (4, 7, 10)
+    (pair,) = built["pairs"]
+    assert (pair["a"], pair["b"], pair["n"], pair["a_only"], pair["b_only"]) == ("s2", "large", 10, 4, 1)
+    assert (pair["diff"], pair["mcnemar_p"]) == pytest.approx((0.3, 0.375))
+    assert pair["verdict"] == "no claim: one training seed [compute matched: 1.42 against 1.44 GMAC per image]"
+    assert built["test_seeds"] == "20000:20010"
+
+
+def test_contrasts_of_the_experiment_come_first_and_every_pair_once():
+    pairs = report(*(arm(name, [[1, 0, 1]]) for name in GMAC))["tasks"]["lift"]["pairs"]
+    names = [(pair["a"], pair["b"]) for pair in pairs]
+    assert names[:5] == [("s2", "large"), ("s2", "fine"), ("s2", "base"), ("s2", "random"), ("s2", "blind")]
+    assert len({frozenset(pair) for pair in names}) == len(names) == 15
+
+
+def test_several_training_seeds_are_pooled_and_mcnemar_keeps_to_the_first():
+    a, b = [[1, 1, 1, 0, 1, 1]] * 3, [[0, 0, 1, 0, 1, 1], [0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
+    built = report(arm("s2", a), arm("large", b))["tasks"]["lift"]
+    (pair,) = built["pairs"]
+    assert (pair["n"], pair["a_only"], pair["b_only"], pair["mcnemar_train_seed"]) == (6, 2, 0, 0)
+    assert pair["diff"] == pytest.approx((15 - 4) / 18, abs=1e-5)
+    assert built["arms"][0]["success"] | {"wilson95": None, "rate": None} == {
+        "k": 15,
+        "n": 18,
+        "rate": None,
+        "wilson95": None,
+    }
+    assert pair["verdict"].startswith("s2 beats large by 61.1 points")
+
+
+def test_a_result_against_the_paper_is_said_plainly_in_the_report():
+    built = report(arm("s2", [[0] * 8] * 3), arm("large", [[1] * 8] * 3))
+    assert "large beats s2" in built["tasks"]["lift"]["pairs"][0]["verdict"]
+    assert "AGAINST the claim that several scales" in built["tasks"]["lift"]["pairs"][0]["verdict"]
+
+
+def test_a_comparison_beyond_the_tolerance_is_not_called_matched():
+    dear = replace(arm("large", [[1, 0]]), gmac_image=1.50)
+    built = report(arm("s2", [[1, 1]]), dear)
+    assert "compute NOT matched: 1.42 against 1.50" in built["tasks"]["lift"]["pairs"][0]["verdict"]
+    assert built["match_ratio"] == pytest.approx(1.5 / 1.42, abs=1e-5)
+
+
+def test_outcomes_of_another_arm_are_not_taken_for_a_run():
+    stray = replace(arm("s2", [[1, 0]]), name="large")
+    with pytest.raises(MismatchError, match="were given for task 'lift', arm 'large', training seed 0"):
+        report(stray)
+
+
+def test_arms_without_a_common_training_seed_are_refused():
+    first = arm("s2", [[1, 0]])
+    other = arm("large", [[1, 0], [0, 1]])
+    with pytest.raises(MismatchError, match="share no training seed; train both with the same ones"):
+        report(first, replace(other, runs=other.runs[1:]))
+
+
+@pytest.mark.parametrize(("change", "message"), [({"gmac_image": float("nan")}, "gmac_image is nan; give a measured")])
+def test_figures_that_were_not_measured_are_refused(change, message):
+    with pytest.raises(S2RobotError, match=message):
+        replace(arm("s2", [[1]]), **change)
+
+
+def test_a_report_of_nothing_is_refused():
+    with pytest.raises(S2RobotError, match="nothing to report: give at least one task"):
+        build_report({}, {}, COMMAND, {})
+
+
+def test_tables_name_every_arm_and_dash_what_an_arm_lacks():
+    built = report(arm("s2", [[1, 1, 0, 1]]), arm("blind", [[0, 0, 0, 1]]))
+    table = arm_table(built["tasks"]["lift"])
+    cells = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+    assert (cells[0]["success"], cells[0]["GMAC/image"], cells[0]["p50 ms"]) == ("3/4", "1.42", "9.7")
+    assert (cells[1]["peak MB"], cells[1]["frames/s"], cells[1]["sizes px"]) == ("-", "-", "-")
+    lines = to_text(table).splitlines()
+    assert len({line.index("/4") for line in lines[2:]}) == 1
+    assert {line.count("|") for line in to_markdown(table).splitlines()} == {len(table.header) + 1}
+
+
+class Terminal(io.StringIO):
+    """A text stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_printed_report_is_plain_text_off_a_terminal_and_bold_on_one():
+    pipe, terminal = io.StringIO(), Terminal()
+    print_report(two_arms(), pipe)
+    print_report(two_arms(), terminal)
+    assert "\033" not in pipe.getvalue()
+    assert re.sub(r"\033\[\d*m", "", terminal.getvalue()) == pipe.getvalue()
+    assert "\033[1mlarge, s2 on lift" in terminal.getvalue()
+    assert COMMAND in pipe.getvalue()
+    assert "no claim: one training seed" in pipe.getvalue()
+
+
+def test_the_same_report_is_written_as_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        side_by_side([frames(5, 100)], [], tmp_path / f"{name}.mp4")
+        write_report(two_arms(), tmp_path / name, videos={"lift": {"s2": tmp_path / f"{name}.mp4"}})
+    one = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    two = {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
+    assert one == two
+    assert {"report.json", "report.md", "report.html", "lift-s2.mp4", "lift-success-gmac.png"} <= set(one)
+    assert json.loads(one["report.json"]) == two_arms()
+
+
+def test_the_page_carries_its_pictures_and_clips_and_needs_no_network(tmp_path):
+    side_by_side([frames(5, 100)], [frames(3, 50)], tmp_path / "clip.mp4")
+    page = write_report(two_arms(), tmp_path / "out", videos={"lift": {"s2": tmp_path / "clip.mp4"}}).read_text()
+    assert "http" not in page
+    pictures = [base64.b64decode(data) for data in re.findall(r"image/png;base64,([\w+/=]+)", page)]
+    assert len(pictures) == 6
+    assert all(Image.open(io.BytesIO(picture)).width > 900 for picture in pictures)
+    (clip,) = re.findall(r"video/mp4;base64,([\w+/=]+)", page)
+    assert base64.b64decode(clip) == (tmp_path / "clip.mp4").read_bytes()
+
+
+def test_every_picture_and_clip_that_the_markdown_names_exists(tmp_path):
+    side_by_side([frames(5, 100)], [], tmp_path / "clip.mp4")
+    write_report(two_arms(), tmp_path / "out", videos={"lift": {"s2": tmp_path / "clip.mp4"}})
+    names = re.findall(r"\]\(([^)]+)\)", (tmp_path / "out" / "report.md").read_text())
+    assert len(names) == 4
+    assert all((tmp_path / "out" / name).is_file() for name in names)
+
+
+def test_text_in_a_report_cannot_become_markup(tmp_path):
+    page = write_report(report(arm("s2", [[1, 0]]), command="<script>x</script>"), tmp_path).read_text()
+    assert "<script>" not in page
+
+
+def test_a_clip_of_an_unknown_arm_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(S2RobotError, match=r"unknown arm of a clip on lift 's3'; known: large, s2; did you mean 's2'"):
+        write_report(two_arms(), tmp_path / "out", videos={"lift": {"s3": tmp_path / "x.mp4"}})
+    assert not (tmp_path / "out").exists()
+
+
+def test_plots_differ_with_the_outcomes_and_between_light_and_dark():
+    task = two_arms()["tasks"]["lift"]
+    other = report(arm("large", [[1] * 10]), arm("s2", [[1] * 10]))["tasks"]["lift"]
+    light = success_against_gmac(task, "lift", LIGHT)
+    assert light == success_against_gmac(task, "lift", LIGHT)
+    assert light not in (success_against_gmac(other, "lift", LIGHT), success_against_gmac(task, "lift", DARK))
+
+
+def test_a_report_without_learning_curves_leaves_their_plot_out(tmp_path):
+    built = report(arm("s2", [[1, 0]], curve=False))
+    assert learning_curves(built["tasks"]["lift"], "lift") is None
+    write_report(built, tmp_path)
+    assert not list(tmp_path.glob("*learning-curves*"))
+
+
+def test_labels_are_moved_apart_and_stay_inside():
+    places = _apart([0.0, 0.0, 99.0, 100.0], gap=6.0, low=2.0, high=98.0)
+    assert min(np.diff(places)) >= 6.0 - 1e-6
+    assert places[0] >= 2.0
+    assert places[-1] <= 98.0
+    assert _apart([10.0, 50.0], gap=6.0, low=2.0, high=98.0) == [10.0, 50.0]
+
+
+def test_arms_of_nearly_equal_cost_form_one_cluster():
+    assert _clusters([0.28, 1.47, 1.42, 1.44, 0.0], gap=0.09) == [[4], [0], [2, 3, 1]]
+
+
+def test_a_clip_shows_successes_left_in_green_and_failures_right_in_red(tmp_path):
+    side_by_side([frames(4, 100), frames(6, 100)], [frames(9, 40)], tmp_path / "clip.mp4")
+    clip = decoded(tmp_path / "clip.mp4")
+    assert len(clip) == 9 + 6
+    height, width, _ = clip[0].shape
+    left, right = clip[0][height // 2, 2].astype(int), clip[0][height // 2, width - 3].astype(int)
+    assert left.argmax() == 1
+    assert right.argmax() == 0
+    assert clip[0][height // 2, width // 4].mean() == pytest.approx(100, abs=6)
+    assert clip[8][height // 2, width // 4].mean() == pytest.approx(103, abs=6)  # held on its last frame
+    assert clip[8][height // 2, 3 * width // 4].mean() == pytest.approx(48, abs=6)
+    assert np.ptp(clip[12][height // 2, width - 3].astype(int)) < 30  # no second failure: grey
+
+
+def test_a_noisy_clip_is_compressed_until_it_fits(tmp_path):
+    noise = list(np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3), dtype=np.uint8))
+    side_by_side([noise], [], tmp_path / "free.mp4")
+    size = (tmp_path / "free.mp4").stat().st_size
+    side_by_side([noise], [], tmp_path / "small.mp4", max_bytes=size // 2)
+    assert (tmp_path / "small.mp4").stat().st_size <= size // 2
+    with pytest.raises(S2RobotError, match=r"need \d+ bytes even at the lowest quality, more than 100; give fewer"):
+        side_by_side([noise], [], tmp_path / "never.mp4", max_bytes=100)
+    assert not (tmp_path / "never.mp4").exists()
+
+
+def test_frames_of_odd_size_become_a_video_that_browsers_play(tmp_path):
+    write_mp4(iter(frames(7, 90, size=(45, 63))), tmp_path / "odd.mp4", fps=10)
+    with av.open(str(tmp_path / "odd.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt, stream.frames) == ("h264", "yuv420p", 7)
+        assert (stream.width, stream.height, stream.average_rate) == (64, 46, 10)
+    data = (tmp_path / "odd.mp4").read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # the index first, so that playing starts while loading
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([], "no frames; record a rollout first"),
+        ([np.zeros((4, 4, 3), np.float32)], r"frame of float32 \(4, 4, 3\) .* give uint8 \(h, w, 3\)"),
+        ([np.zeros((4, 4, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)], r"\(6, 4, 3\) among frames of \(4, 4, 3\)"),
+    ],
+)
+def test_frames_that_make_no_video_are_refused_and_nothing_is_left(tmp_path, bad, message):
+    with pytest.raises(S2RobotError, match=message):
+        write_mp4(bad, tmp_path / "bad.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_clip_without_any_rollout_is_refused(tmp_path):
+    with pytest.raises(S2RobotError, match="a clip needs at least one rollout, and each at least one frame"):
+        side_by_side([], [[]], tmp_path / "none.mp4")
+
+
+def test_a_contact_sheet_places_frames_row_by_row(tmp_path):
+    contact_sheet(spread(frames(9, 10), 5), tmp_path / "sheet.png", columns=3, gap=4)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (2 * 48 + 4, 3 * 64 + 8, 3)
+    assert [sheet[0, 0, 0], sheet[0, 68, 0], sheet[0, 136, 0], sheet[52, 0, 0], sheet[52, 68, 0]] == [
+        10,
+        12,
+        14,
+        16,
+        18,
+    ]
+    assert sheet[52, 136, 0] == 255
