@@ -39,6 +39,10 @@ class Lift(TabletopTask):
         """Centre of the cube (m, world)."""
         return self.data.xpos[self.world.cube_body_id].copy()
 
+    def target_width_m(self) -> float:
+        """Edge of the cube (m): 4.0 to 4.4 cm, drawn once per world."""
+        return 2.0 * float(self.world.cube.size[0])
+
     def target_yaw_rad(self) -> float:
         """Yaw of the cube about the vertical."""
         rotation = self.data.xmat[self.world.cube_body_id].reshape(3, 3)

@@ -8,8 +8,10 @@ Dims: n cubes, g goal (one entry per colour of the palette).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
+import mujoco
 import numpy as np
 from jaxtyping import Float64
 from robosuite.models.objects import BoxObject
@@ -29,6 +31,7 @@ PALETTE = {
 LIFTED_M = 0.04  # centre above its resting height
 UNTOUCHED_M = 0.015
 MAX_PLACEMENTS = 2000
+FINGER_HALF_WIDTH_M = 0.011
 
 
 class PickCube(TabletopTask):
@@ -69,31 +72,42 @@ class PickCube(TabletopTask):
         order = rng.permutation(self.num_cubes)  # cube i gets colour order[i]
         for i, colour in enumerate(order):
             self.model.geom_rgba[self._visuals[i]] = [*PALETTE[self.colours[colour]], 1.0]
-        places = self._sample_places(rng)
-        for address, place in zip(self._addresses, places, strict=True):
-            yaw_rad = rng.uniform(-np.pi, np.pi)
-            self.data.qpos[address : address + 3] = [*place, TABLE_HEIGHT_M + self.cube_m / 2]
-            self.data.qpos[address + 3 : address + 7] = [np.cos(yaw_rad / 2), 0, 0, np.sin(yaw_rad / 2)]
+        self._place_cubes(rng)
         named = int(rng.integers(self.num_cubes))
         self.goal = np.zeros(self.num_cubes, np.float32)
         self.goal[named] = 1.0
         self.target = int(np.flatnonzero(order == named)[0])
 
-    def _sample_places(self, rng: np.random.Generator) -> Float64[np.ndarray, "n 2"]:
-        """Uniform over the area by rejection of whole layouts, so that no cube is favoured."""
-        apart_m = self.cube_m + self.gap_m
+    def _place_cubes(self, rng: np.random.Generator) -> None:
+        """Uniform over places and yaws by rejection of whole layouts, so that no cube is favoured."""
         for _ in range(MAX_PLACEMENTS):
-            if self.cluster_m is None:
-                places = rng.uniform(-1, 1, (self.num_cubes, 2)) * self.half_range_m
-            else:
-                middle = rng.uniform(-1, 1, 2) * self.half_range_m
-                places = middle + rng.uniform(-self.cluster_m, self.cluster_m, (self.num_cubes, 2))
-            distance_m = np.linalg.norm(places[:, None] - places[None], axis=-1)
-            if (distance_m + np.eye(self.num_cubes) >= apart_m).all():
-                return places
+            places = self._sample_places(rng)
+            for address, place in zip(self._addresses, places, strict=True):
+                yaw_rad = rng.uniform(-np.pi, np.pi)
+                self.data.qpos[address : address + 3] = [*place, TABLE_HEIGHT_M + self.cube_m / 2]
+                self.data.qpos[address + 3 : address + 7] = [np.cos(yaw_rad / 2), 0, 0, np.sin(yaw_rad / 2)]
+            mujoco.mj_kinematics(self.model, self.data)
+            if self.smallest_gap_m() >= self.gap_m:
+                return
         raise S2RobotError(
             f"{self.num_cubes} cubes of {self.cube_m} m do not fit {self.gap_m} m apart; make gap_m smaller or the area larger"
         )
+
+    def _sample_places(self, rng: np.random.Generator) -> Float64[np.ndarray, "n 2"]:
+        """Centres at least an edge and a gap apart: necessary, cheap to draw, checked exactly afterwards."""
+        apart_m = self.cube_m + self.gap_m
+        while True:
+            middle = rng.uniform(-1, 1, 2) * self.half_range_m if self.cluster_m else np.zeros(2)
+            spread_m = (self.cluster_m, self.cluster_m) if self.cluster_m else self.half_range_m
+            places = middle + rng.uniform(-1, 1, (self.num_cubes, 2)) * spread_m
+            distance_m = np.linalg.norm(places[:, None] - places[None], axis=-1)
+            if (distance_m + np.eye(self.num_cubes) >= apart_m).all():
+                return places
+
+    def smallest_gap_m(self) -> float:
+        """Smallest distance between the outlines of two cubes (m); infinite for one cube."""
+        pairs = itertools.combinations(self._visuals, 2)
+        return min((mujoco.mj_geomDistance(self.model, self.data, a, b, 1.0, None) for a, b in pairs), default=np.inf)
 
     def cube_pos_w(self) -> Float64[np.ndarray, "n 3"]:
         """Centres of all cubes (m, world): privileged."""
@@ -109,7 +123,22 @@ class PickCube(TabletopTask):
         """Centre of the named cube (m, world)."""
         return self.cube_pos_w()[self.target]
 
+    def target_width_m(self) -> float:
+        """Edge of a cube (m)."""
+        return self.cube_m
+
     def target_yaw_rad(self) -> float:
         """Yaw of the named cube about the vertical."""
         rotation = self.data.xmat[self._bodies[self.target]].reshape(3, 3)
         return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
+
+    def finger_room_m(self, yaw_rad: float) -> float:
+        """Free space on both sides of the named cube along the fingers' closing axis (y of the hand), capped at 4 cm."""
+        centre = self.target_pos_w()[:2]
+        closing = np.array([-np.sin(yaw_rad), np.cos(yaw_rad)])
+        across = np.array([closing[1], -closing[0]])
+        others = np.delete(self.cube_pos_w()[:, :2], self.target, axis=0) - centre
+        radius_m = self.cube_m / np.sqrt(2)
+        in_the_way = np.abs(others @ across) < radius_m + FINGER_HALF_WIDTH_M
+        reach_m = np.abs(others @ closing)[in_the_way] - radius_m - self.cube_m / 2
+        return float(min([0.04, *reach_m]))

@@ -41,9 +41,12 @@ ACTION_SPEC = ActionSpec(
     frame="robot base",
     mode="delta",
     rotation="axis_angle",
-    gripper="-1 opens, 1 closes",
+    gripper="-1 opens, 1 closes, within +-0.5 holds",
     rate_hz=CONTROL_RATE_HZ,
 )
+
+
+GRIPPER_DEAD_BAND = 0.5
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,10 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         """Centre of the object that the goal names (m, world): privileged, for experts and labels only."""
 
     @abstractmethod
+    def target_width_m(self) -> float:
+        """Edge of that object: privileged."""
+
+    @abstractmethod
     def target_yaw_rad(self) -> float:
         """Yaw of that object about the vertical: privileged."""
 
@@ -137,7 +144,10 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         action = np.asarray(action, np.float64)
         if action.shape != (len(ACTION_SPEC.names),) or not np.isfinite(action).all():
             raise S2RobotError(f"action {action!r}: need {len(ACTION_SPEC.names)} finite numbers in [-1, 1]")
-        self.world.step(np.clip(action, -1.0, 1.0))
+        action = np.clip(action, -1.0, 1.0)
+        if abs(action[-1]) < GRIPPER_DEAD_BAND:
+            action[-1] = 0.0  # robosuite takes the sign alone, so any policy's "hold" would move at full speed
+        self.world.step(action)
         self.steps += 1
         if self.is_success():
             self.end = "success"
@@ -220,6 +230,15 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         """Distance between the fingers: 0 closed, 0.08 open."""
         left, right = self.data.qpos[self._fingers]
         return float(left - right)
+
+    def finger_speed_m_s(self) -> float:
+        """How fast the opening changes (absolute)."""
+        left, right = self.data.qvel[self.robot._ref_gripper_joint_vel_indexes["right"]]
+        return float(abs(left - right))
+
+    def finger_room_m(self, yaw_rad: float) -> float:
+        """Free space (m) for a finger on either side of the target when grasping at hand yaw `yaw_rad`; capped at 4 cm."""
+        return 0.04
 
     def _observe(self) -> dict[str, np.ndarray]:
         rotation = self.eef_rot_w()

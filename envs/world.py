@@ -12,11 +12,8 @@ from typing import Any
 
 import numpy as np
 
-logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # its import warns of optional parts that we do not use
-
-import robosuite.macros  # noqa: E402
-
-robosuite.macros.CONSOLE_LOGGING_LEVEL = "ERROR"
+# Importing robosuite warns of optional parts that we do not use and logs every controller file it reads.
+logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 from robosuite.controllers import load_composite_controller_config  # noqa: E402
 from robosuite.environments.manipulation.lift import Lift  # noqa: E402
