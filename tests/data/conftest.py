@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,10 +15,16 @@ from tiny_episodes import SPEC, make_episode
 from s2robot.data.episodes import EpisodeWriter
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """A store with the episodes of seeds 1, 2 and 3, written in another order."""
-    writer = EpisodeWriter(tmp_path / "store", SPEC)
+@pytest.fixture(scope="session")
+def original_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Written once: fsync is slow on a busy disk."""
+    writer = EpisodeWriter(tmp_path_factory.mktemp("original") / "store", SPEC)
     for seed in (3, 1, 2):
         writer.write(make_episode(seed))
-    return tmp_path / "store"
+    return writer.path
+
+
+@pytest.fixture
+def store(original_store: Path, tmp_path: Path) -> Path:
+    """A store of one's own with the episodes of seeds 1, 2 and 3, written in another order."""
+    return Path(shutil.copytree(original_store, tmp_path / "store"))
