@@ -38,6 +38,9 @@ class MultiscaleEncoder(nn.Module):
     sizes, tile, patch and grid do not fit each other.
     """
 
+    _scale: Tensor
+    _shift: Tensor
+
     def __init__(
         self,
         backbone: Backbone,
@@ -68,6 +71,7 @@ class MultiscaleEncoder(nn.Module):
         self.grid, self.channels, self.num_prefix_tokens = self._probe(grid)
         self._weights_at_start = backbone.weights_sha256()
         self.fingerprint = fingerprint(self._identity())
+        self._gmac: float | None = None
         super().train(False)
 
     @property
@@ -114,9 +118,10 @@ class MultiscaleEncoder(nn.Module):
         """
         largest = self.sizes[-1]
         self._check_frame(height or largest, width or height or largest)
-        gmac = count_gmac(self._maps, torch.zeros(1, 3, largest, largest, device=self.device))
+        if self._gmac is None:
+            self._gmac = count_gmac(self._maps, torch.zeros(1, 3, largest, largest, device=self.device))
         tokens = self.grid[0] * self.grid[1] + self.num_prefix_tokens
-        return Cost(gmac, self.backbone.num_params(), sum(k * k for k in self.splits), tokens)
+        return Cost(self._gmac, self.backbone.num_params(), sum(k * k for k in self.splits), tokens)
 
     def spec(self) -> dict[str, Any]:
         """Everything that decides the features, plus their shape and the fingerprint, in plain JSON types."""

@@ -87,6 +87,7 @@ class LastHiddenState(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.patch: int = getattr(model.config, "patch_size", 1)
         self.interpolates = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
 
     def forward(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b n c"] | Float[Tensor, "b c h w"]:
@@ -94,7 +95,7 @@ class LastHiddenState(nn.Module):
         options: dict[str, Any] = {"interpolate_pos_encoding": True} if self.interpolates else {}
         if isinstance(self.model, transformers.ViTMAEModel):
             # MAE orders its tokens by this noise even when it masks none: rising noise leaves them in place.
-            patches = (images.shape[-1] // self.model.config.patch_size) ** 2
+            patches = (images.shape[-1] // self.patch) ** 2
             options["noise"] = torch.arange(patches, device=images.device).expand(len(images), -1)
         return self.model(pixel_values=images, **options).last_hidden_state
 

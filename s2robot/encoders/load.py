@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from s2robot.encoders.interface import Encoder
@@ -55,11 +56,13 @@ def encoder_config(name_or_config: str | Mapping[str, Any] | DictConfig) -> dict
         if name_or_config not in encoder_names():
             raise unknown_name("encoder", name_or_config, encoder_names())
         file = resources.files(f"{PACKAGE}.configs") / "encoder" / f"{name_or_config}.yaml"
-        name_or_config = OmegaConf.create(file.read_text())
-    if isinstance(name_or_config, DictConfig):
-        plain = OmegaConf.to_container(name_or_config, resolve=True)
-        return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
-    return dict(name_or_config)
+        return dict(yaml.safe_load(file.read_text()))
+    plain = (
+        OmegaConf.to_container(name_or_config, resolve=True) if OmegaConf.is_config(name_or_config) else name_or_config
+    )
+    if not isinstance(plain, Mapping):
+        raise S2RobotError(f"{plain!r} is not an encoder; give a name or a mapping with a _target_")
+    return {str(key): value for key, value in plain.items()}
 
 
 def resolve_target(target: Any) -> Any:
