@@ -223,6 +223,10 @@ class EpisodeStore:
         chosen = self.episodes if episodes is None else episodes
         return fingerprint({"spec": self.spec.to_json(), "episodes": sorted(self.fingerprint(e) for e in chosen)})
 
+    def size_bytes(self) -> int:
+        """Bytes of all files of the store, superseded episodes included."""
+        return int(self._fs.du(self._root))
+
     def read(self, episode: str, images: bool | Collection[str] = True) -> Episode:
         """One episode; `images` says which cameras' frames come with it.
 
