@@ -6,7 +6,7 @@ Dims: b images (here: tiles), s side (px), n tokens with prefix tokens first, c 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,14 +35,16 @@ class Backbone(nn.Module):
         name: str,
         patch: int = 1,
         num_prefix_tokens: int = 0,
-        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
-        std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
         image_size: int | None = None,
         architecture: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise S2RobotError(f"mean={mean}, std={std}; give three values each, RGB on the scale [0, 1], std above 0")
+            raise S2RobotError(
+                f"mean={list(mean)}, std={list(std)}; give three values each, RGB on the scale [0, 1], std above 0"
+            )
         self.model = model
         self.name = name
         self.patch = patch

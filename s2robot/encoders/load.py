@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -42,12 +43,13 @@ def load_encoder(
     if missing:
         raise S2RobotError(f"this encoder needs a value for {', '.join(missing)}, e.g. encoder.{missing[0]}=...")
     build = resolve_target(config.pop("_target_", None))
+    signature = inspect.signature(build)
     try:
-        return build(**config)
+        signature.bind(**config)
     except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise S2RobotError(f"encoder configuration: {error}") from error
+        allowed = ", ".join(signature.parameters)
+        raise S2RobotError(f"encoder configuration: {error}; keys are {allowed}") from error
+    return build(**config)
 
 
 def encoder_config(name_or_config: str | Mapping[str, Any] | DictConfig) -> dict[str, Any]:

@@ -5,7 +5,7 @@ larger than the model was trained on, the tiles' maps are stitched, pooled to th
 concatenated along channels. The model's weights are untouched and its input never grows, so the cost is linear in the
 number of tiles.
 
-Dims: b images, k tiles per side, s side of a tile (px), h w height and width (px of an image, or cells of a map),
+Dims: b images, h w height and width (px), k tiles per side, s side of a tile (px), gh gw rows and columns of a map,
 c channels of the model, d = c * number of sizes, n tokens, q prefix tokens (class and register tokens).
 """
 
@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from s2robot.errors import S2RobotError
@@ -28,7 +28,7 @@ Model = Callable[[Tensor], Tensor]
 class MultiscaleMaps(NamedTuple):
     """The spatial map of all scales and, apart from it, the prefix tokens (q = 0 where there are none)."""
 
-    map: Float[Tensor, "b d h w"]
+    map: Float[Tensor, "b d gh gw"]
     prefix: Float[Tensor, "b q d"]
 
 
@@ -40,7 +40,7 @@ def multiscale_forward(
     num_prefix_tokens: int = 0,
     output: Literal["bnc", "bchw"] = "bnc",
     reference: bool = False,
-) -> Float[Tensor, "b n d"] | Float[Tensor, "b d h w"]:
+) -> Float[Tensor, "b n d"] | Float[Tensor, "b d gh gw"]:
     """S2 features of any callable `(b, 3, s, s) -> (b, n, c)` or `(b, c, h, w)`.
 
     `images` are square and already normalised for the model. `sizes` are sides in px, ascending; `tile` is the
@@ -118,7 +118,7 @@ def resize(images: Float[Tensor, "b c h w"], size: int, antialias: bool = True) 
     return out.to(images.dtype)
 
 
-def split(images: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, "kkb c s s"]:
+def split(images: Shaped[Tensor, "b c h w"], k: int) -> Shaped[Tensor, "kkb c s s"]:
     """Cut each image into k x k tiles, stacked on the batch axis with the image index running fastest.
 
     k = 2, two images A and B of 2 x 2 px:   A = 1 2   B = 5 6
@@ -132,7 +132,7 @@ def split(images: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, "kkb c s s"
     return blocks.permute(2, 4, 0, 1, 3, 5).reshape(k * k * b, c, h // k, w // k)
 
 
-def merge(tiles: Float[Tensor, "kkb c s s"], k: int) -> Float[Tensor, "b c h w"]:
+def merge(tiles: Shaped[Tensor, "kkb c s s"], k: int) -> Shaped[Tensor, "b c gh gw"]:
     """Stitch k x k tiles: the inverse of `split`, also for maps whose side is not that of the images."""
     if k == 1:
         return tiles

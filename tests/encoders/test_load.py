@@ -117,7 +117,7 @@ def test_an_unknown_name_gives_the_nearest():
 
 
 def test_an_unknown_key_is_named():
-    with pytest.raises(S2RobotError, match=r"encoder configuration: .*'colour'"):
+    with pytest.raises(S2RobotError, match=r"encoder configuration: .*'colour'; keys are device, dtype"):
         load_encoder("blind", colour="red")
 
 
