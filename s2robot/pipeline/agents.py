@@ -1,0 +1,47 @@
+"""From a checkpoint folder to something that acts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from s2robot.data.transforms import Normalise, from_json
+from s2robot.encoders.load import load_encoder
+from s2robot.errors import MismatchError, S2RobotError
+from s2robot.pipeline.checkpoint import load_tensors, open_checkpoint
+from s2robot.policies.agent import Agent
+from s2robot.policies.batch import Shapes
+from s2robot.policies.policy import ChunkPolicy
+from s2robot.targets import instantiate
+
+
+def load_policy(folder: Path | str, device: str = "auto", rows: int = 1) -> Agent:
+    """The agent of a checkpoint: `load_policy(folder).infer(observation)`.
+
+    `rows` is the constant group size of encoder and policy calls (1 for one robot). Raises DamagedError for a
+    checkpoint that does not verify, MismatchError when the encoder built from its config is not the one it was trained
+    on, S2RobotError when it is no policy checkpoint.
+    """
+    path, manifest = open_checkpoint(Path(folder))
+    if manifest.get("kind") != "policy":
+        raise S2RobotError(f"{path} is a checkpoint, but not of a policy; train one with `s2robot train`")
+    spec = manifest["encoder"]["spec"]
+    encoder = load_encoder(manifest["encoder"]["config"], device=device, dtype=spec.get("dtype", "auto"))
+    if encoder.fingerprint != spec["fingerprint"]:
+        raise MismatchError(
+            f"{path} was trained on encoder {spec['name']} ({spec['fingerprint'][:12]}), here that config builds "
+            f"{encoder.fingerprint[:12]}: weights or preprocessing differ; restore those weights or train again"
+        )
+    policy: ChunkPolicy = instantiate(manifest["policy"], Shapes.from_json(manifest["shapes"]))
+    policy.load_state_dict(load_tensors(path, "policy"))
+    normalise = {k: from_json(v) for k, v in manifest["normalise"].items()}
+    proprio, action = normalise["proprio"], normalise["action"]
+    assert isinstance(proprio, Normalise)
+    assert isinstance(action, Normalise)
+    agent = Agent(encoder, policy.to(encoder.device), proprio, action, manifest["shapes"]["cameras"], rows)
+    agent.reset()
+    return agent
+
+
+
+

@@ -1,0 +1,125 @@
+"""`s2robot collect`: scripted demonstrations of a task into an episode store, by a pool of workers.
+
+Which seeds end up in the store depends on the task and the first seed alone: seeds are tried in order and those
+where the expert fails are replaced by the next ones, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from s2robot.data.episodes import EpisodeStore, EpisodeWriter
+from s2robot.errors import S2RobotError
+from s2robot.execution import run_tasks
+from s2robot.progress import progress, say
+from s2robot.types import Episode
+
+if TYPE_CHECKING:
+    from s2robot.envs.task import TabletopTask
+
+DEMONSTRATION_SEEDS = range(0, 10_000)
+EXPERT_STREAM = 7  # keeps the expert's noise apart from the episode's own draws
+
+
+@dataclass(frozen=True)
+class CollectItem:
+    """One episode to demonstrate."""
+
+    task_json: str
+    store: str
+    cameras: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Collected:
+    """`episode` is the id under which the demonstration is stored, None where the expert failed."""
+
+    seed: int
+    episode: str | None
+    steps: int
+
+
+def collect(
+    task: Mapping[str, Any], store: Path, episodes: int, cameras: tuple[str, ...], first_seed: int, workers: int
+) -> Iterator[Collected]:
+    """Fill `store` up to `episodes` demonstrations, yielding each as it is acknowledged (safely stored).
+
+    Goes on where an earlier call stopped. Raises S2RobotError when the seeds set apart for demonstrations run out.
+    """
+    have = stored_seeds(store)
+    done, failed, next_seed = 0, 0, first_seed
+    task_json = json.dumps(dict(task), sort_keys=True)
+    while done < episodes:  # a round tries as many seeds as are still missing
+        seeds = range(next_seed, next_seed + episodes - done)
+        if seeds[-1] not in DEMONSTRATION_SEEDS:
+            raise S2RobotError(
+                f"seeds {seeds[0]}:{seeds[-1] + 1} leave {DEMONSTRATION_SEEDS.start}:{DEMONSTRATION_SEEDS.stop}, which are "
+                f"set apart for demonstrations; ask for fewer episodes or a lower first_seed"
+            )
+        next_seed = seeds[-1] + 1
+        done += sum(seed in have for seed in seeds)
+        items = [CollectItem(task_json, str(store), cameras, seed) for seed in seeds if seed not in have]
+        for result in progress(run_tasks(collect_one, items, workers), len(seeds), "collect", "demo", len(seeds) - len(items)):
+            done += result.episode is not None
+            failed += result.episode is None
+            yield result
+    if failed:
+        say(f"the expert failed on {failed} of {done + failed} seeds; they were replaced by the next ones")
+
+
+def stored_seeds(store: Path) -> set[int]:
+    """Seeds that the store holds already; none when it does not exist yet."""
+    if not (store / "spec.json").exists():
+        return set()
+    return set(EpisodeStore(store, allow_empty=True).seeds)
+
+
+def collect_one(item: CollectItem) -> Collected:
+    """Demonstrate one episode and store it if it succeeds. Runs inside a worker."""
+    env, writer = _workshop(item.task_json, item.store, item.cameras)
+    episode = demonstrate(env, item.seed, item.cameras)
+    return Collected(item.seed, writer.write(episode) if episode.success else None, len(episode))
+
+
+def demonstrate(env: TabletopTask, seed: int, cameras: tuple[str, ...]) -> Episode:
+    """One episode of the scripted expert; the stored action is its clean one, the executed one carries noise."""
+    from s2robot.envs.expert import ExpertConfig, GraspExpert
+
+    env.reset(seed=seed)
+    expert = GraspExpert(env, ExpertConfig(), np.random.default_rng((EXPERT_STREAM, seed)))
+    observations, actions, states, labels = [], [], [], []
+    while env.end is None:
+        observations.append(env.observe(cameras))
+        states.append(env.sim_state())
+        labels.append(env.labels())
+        clean, noisy = expert.act()
+        actions.append(clean.astype(np.float32))
+        env.step(noisy)
+    return Episode(
+        images={c: np.stack([o.images[c] for o in observations]) for c in cameras},
+        proprio=np.stack([o.proprio for o in observations]),
+        action=np.stack(actions),
+        time_s=np.array([o.time_s for o in observations]),
+        goal=env.goal.copy(),
+        success=env.end == "success",
+        seed=seed,
+        end=env.end,
+        sim_state=np.stack(states),
+        labels={k: np.stack([step[k] for step in labels]) for k in labels[0]},
+    )
+
+
+@lru_cache(maxsize=1)  # one world per worker: building it takes seconds
+def _workshop(task_json: str, store: str, cameras: tuple[str, ...]) -> tuple[TabletopTask, EpisodeWriter]:
+    from s2robot.envs import make_task
+
+    env = make_task(json.loads(task_json))
+    return env, EpisodeWriter(store, env.spec(cameras))

@@ -1,0 +1,83 @@
+"""`s2robot encode`: every frame of a store through a frozen encoder, once, into the feature cache.
+
+Dims: t time steps, n tokens, c channels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from s2robot.data.episodes import EpisodeStore
+from s2robot.data.features import FeatureCache, FeatureKey, shift_view
+from s2robot.encoders.interface import Encoder
+from s2robot.errors import S2RobotError
+from s2robot.progress import progress
+
+FRAMES_PER_BATCH = 32
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """What was computed now; `frames` is 0 when everything was cached."""
+
+    frames: int
+    episodes: int
+    seconds: float
+
+    @property
+    def frames_s(self) -> float | None:
+        """Frames per second, reading and writing included; None when nothing was computed."""
+        return self.frames / self.seconds if self.frames else None
+
+
+def encode(
+    store: EpisodeStore,
+    encoder: Encoder,
+    cache: FeatureCache,
+    cameras: Collection[str],
+    views: int = 1,
+    episodes: Sequence[str] | None = None,
+) -> EncodeResult:
+    """Fill the cache for the given cameras and views (0 to `views` - 1) of the given episodes (all by default).
+
+    What is cached is not computed again; one changed episode is encoded alone. Raises S2RobotError for a store whose
+    frames are smaller than the encoder's largest scale.
+    """
+    if not encoder.sizes:
+        return EncodeResult(0, 0, 0.0)
+    check_frame_size(store, encoder, cameras)
+    chosen = store.episodes if episodes is None else list(episodes)
+    by_fingerprint = {store.fingerprint(episode): episode for episode in chosen}
+    keys = cache.missing(encoder.fingerprint, list(by_fingerprint), cameras, views)
+    start_s, frames = time.perf_counter(), 0
+    loaded: tuple[str, dict[str, np.ndarray]] = ("", {})
+    for key in progress(keys, len(keys), f"encode {encoder.name}", "clip"):
+        if key.episode != loaded[0]:
+            loaded = (key.episode, store.read(by_fingerprint[key.episode], images=cameras).images)
+        images = shift_view(loaded[1][key.camera], key.view, store.entry(by_fingerprint[key.episode]).seed)
+        put(cache, key, encoder, images)
+        frames += len(images)
+    return EncodeResult(frames, len({key.episode for key in keys}), time.perf_counter() - start_s)
+
+
+def put(cache: FeatureCache, key: FeatureKey, encoder: Encoder, images: np.ndarray) -> None:
+    """Encode one clip of frames and store its tokens as float16."""
+    frames = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    parts = [encoder(batch).tokens.half().cpu() for batch in frames.split(FRAMES_PER_BATCH)]
+    cache.put(key, torch.cat(parts).numpy(), encoder.grid, encoder_name=encoder.name)
+
+
+def check_frame_size(store: EpisodeStore, encoder: Encoder, cameras: Collection[str]) -> None:
+    """Raise S2RobotError unless every camera's frames are at least as large as the encoder's largest scale."""
+    for name in cameras:
+        camera = store.spec.observation.camera(name)
+        if min(camera.height, camera.width) < max(encoder.sizes):
+            raise S2RobotError(
+                f"frames of {name} in {store.path} are {camera.height} x {camera.width} px, smaller than the largest "
+                f"scale of {encoder.name}, {max(encoder.sizes)} px; re-render the store at that size or more"
+            )

@@ -1,0 +1,130 @@
+"""`s2robot evaluate`: a checkpoint on a range of seeds, one outcome per episode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2robot.errors import MismatchError, S2RobotError
+from s2robot.pipeline.report.outcomes import Outcome, read_outcomes, write_outcomes
+from s2robot.pipeline.rollout import Rollout, RolloutPool, rollout
+from s2robot.policies.agent import Agent
+from s2robot.progress import progress, say
+from s2robot.storage import append_line, fsync_folder, read_json, write_atomic, write_json
+
+EPISODES, TIMINGS, JOURNAL, IDENTITY, CLIPS = "episodes.jsonl", "timings.jsonl", "journal.jsonl", "evaluate.json", "clips"
+CLIPS_PER_END = 3
+RECORDED_CAMERA = "agentview"
+ROWS = 8  # group size of encoder and policy calls in rollouts; part of every outcome
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated: the names that go into each outcome, and what the outcomes depend on."""
+
+    task: str
+    arm: str
+    train_seed: int
+    checkpoint_sha256: str
+    task_config: Mapping[str, Any]
+
+
+def parse_seeds(text: str) -> range:
+    """`"20000:20100"` to a half-open range. Raises S2RobotError for anything else."""
+    first, colon, last = str(text).partition(":")
+    if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise S2RobotError(f"seeds={text!r}; give a half-open range of seeds as A:B with A < B, e.g. seeds=20000:20100")
+    return range(int(first), int(last))
+
+
+def evaluate(what: Evaluation, agent: Agent, pool: RolloutPool, seeds: range, out: Path) -> list[Outcome]:
+    """Roll out every seed and write `episodes.jsonl` (outcomes, sorted) and `timings.jsonl` into `out`.
+
+    Each finished episode is journalled at once: a second start runs only what is missing. Raises MismatchError when
+    `out` holds an evaluation of something else.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, what)
+    wanted = set(seeds)
+    lines = {line["seed"]: line for line in _read_journal(out / JOURNAL)}
+    missing = [seed for seed in seeds if seed not in lines]
+    label = f"rollouts {what.task}/{what.arm}"
+    for episode in progress(rollout(pool, agent, missing, RECORDED_CAMERA), len(seeds), label, "episode", len(seeds) - len(missing)):
+        outcome = _outcome(what, episode)
+        timing = {"seconds": episode.seconds, "decisions": episode.decisions}
+        _keep_clip(out / CLIPS, episode)
+        lines[episode.seed] = {**asdict(outcome), "timing": timing}
+        append_line(out / JOURNAL, json.dumps(lines[episode.seed]))
+    chosen = [lines[seed] for seed in sorted(wanted)]
+    write_outcomes(out / EPISODES, [_parse(line) for line in chosen])
+    timings = "".join(json.dumps({"seed": line["seed"], **line["timing"]}) + "\n" for line in chosen)
+    write_atomic(out / TIMINGS, timings.encode())
+    return read_outcomes(out / EPISODES)
+
+
+def load_clips(out: Path) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
+    """Recorded successes and failures of an evaluation, as lists of frames."""
+    found = []
+    for end in ("success", "failure"):
+        found.append([list(np.load(path)) for path in sorted((out / CLIPS).glob(f"{end}-*.npy"))])
+    return found[0], found[1]
+
+
+def _claim(out: Path, what: Evaluation) -> None:
+    identity = json.loads(json.dumps(asdict(what)))
+    if (out / IDENTITY).exists():
+        theirs = read_json(out / IDENTITY)
+        changed = sorted(key for key in identity if theirs.get(key) != identity[key])
+        if changed:
+            raise MismatchError(
+                f"{out} holds an evaluation with another {', '.join(changed)}; give another out= folder or delete that one"
+            )
+    else:
+        write_json(out / IDENTITY, identity)
+
+
+def _read_journal(path: Path) -> list[dict[str, Any]]:
+    """Whole lines only: a kill may tear the last one, whose episode then runs again."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            say(f"{path}: skipping a torn line; its episode runs again")
+    return lines
+
+
+def _keep_clip(folder: Path, episode: Rollout) -> None:
+    """Save the first few successes and failures for the videos."""
+    end = "success" if episode.success else "failure"
+    if len(list(folder.glob(f"{end}-*.npy"))) >= CLIPS_PER_END or not episode.clip:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{episode.seed}.partial.npy"
+    np.save(partial, np.stack(episode.clip))
+    partial.rename(folder / f"{end}-{episode.seed:06d}.npy")
+    fsync_folder(folder)
+
+
+def _outcome(what: Evaluation, episode: Rollout) -> Outcome:
+    return Outcome(
+        task=what.task,
+        arm=what.arm,
+        train_seed=what.train_seed,
+        seed=episode.seed,
+        initial_state_sha256=episode.initial_state_sha256,
+        success=episode.success,
+        steps=episode.steps,
+        end=episode.end,
+    )
+
+
+def _parse(line: Mapping[str, Any]) -> Outcome:
+    return Outcome(**{k: v for k, v in line.items() if k != "timing"})

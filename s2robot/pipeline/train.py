@@ -1,0 +1,223 @@
+"""`s2robot train`: cached features and demonstrations to a policy checkpoint."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from s2robot import __version__
+from s2robot.data.episodes import EpisodeStore
+from s2robot.data.features import FeatureCache
+from s2robot.data.transforms import to_json
+from s2robot.encoders.interface import Encoder
+from s2robot.errors import MismatchError, S2RobotError
+from s2robot.pipeline.checkpoint import load_tensors, newest_checkpoint, save_checkpoint
+from s2robot.pipeline.dataset import Split, TrainingData, load_training_data
+from s2robot.pipeline.fit import Schedule, TrainState, fit
+from s2robot.policies.policy import ChunkPolicy
+from s2robot.progress import progress, say
+from s2robot.storage import append_line
+from s2robot.targets import instantiate
+
+VALIDATION_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a policy is optimised; together with data, encoder and policy it determines the checkpoint."""
+
+    epochs: int = 40
+    batch_size: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup: int = 100
+    clip: float = 1.0
+    ema: bool = True
+    views: int = 1
+    validation_fraction: float = 0.05
+    seed: int = 0
+    save_every_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or self.views < 1 or not 0 < self.validation_fraction < 1:
+            raise S2RobotError(
+                f"epochs={self.epochs}, batch_size={self.batch_size}, views={self.views} must be at least 1 and "
+                f"validation_fraction={self.validation_fraction} between 0 and 1"
+            )
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the checkpoint lies and what it took; a finished run that is asked for again costs nothing."""
+
+    checkpoint: Path
+    train_s: float
+    curve: list[dict[str, float]]
+
+
+def train(
+    store: EpisodeStore,
+    encoder: Encoder,
+    encoder_config: Mapping[str, Any],
+    cache: FeatureCache,
+    policy_config: Mapping[str, Any],
+    cameras: tuple[str, ...],
+    recipe: Recipe,
+    out: Path,
+    device: torch.device,
+) -> TrainResult:
+    """Train one policy into `out`, going on from the newest intact checkpoint there.
+
+    Raises MismatchError when `out` holds a run of other data, encoder, policy or recipe.
+    """
+    identity = _identity(store, encoder, policy_config, cameras, recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    finished = _finished(out, identity)
+    if finished:
+        return finished
+    horizon, chunk = int(policy_config["observation_horizon"]), int(policy_config["chunk"])
+    data = load_training_data(
+        store, encoder, cache, cameras, recipe.views, horizon, chunk, recipe.validation_fraction, device
+    )
+    torch.manual_seed(recipe.seed)
+    policy: ChunkPolicy = instantiate(policy_config, data.shapes).to(device)
+    for camera, (mean, std) in data.token_statistics.items():
+        policy.observation.set_statistics(camera, mean, std)
+    steps = recipe.epochs * max(1, len(data.train) // recipe.batch_size)
+    state = TrainState.create(
+        policy,
+        Schedule(recipe.lr, steps, min(recipe.warmup, steps // 4)),
+        seed=recipe.seed,
+        weight_decay=recipe.weight_decay,
+        clip=recipe.clip,
+        ema=recipe.ema,
+    )
+    spent_s = _resume(state, out, identity)
+    weights_before = encoder.weights_sha256()
+    manifest = _manifest(store, encoder, encoder_config, policy_config, cameras, recipe, data, identity)
+    batches = EpochSampler(data.train, recipe.batch_size, recipe.seed, recipe.views)
+    start_s = saved_s = time.perf_counter()
+    losses: list[torch.Tensor] = []
+    for record in progress(fit(policy.loss, batches, state), steps, f"train {out.name}", "step", state.step):
+        losses.append(record.loss)
+        now_s = time.perf_counter()
+        last = record.step == steps
+        if record.step % max(1, steps // 20) == 0 or last:
+            point = {"step": record.step, "train_loss": float(torch.stack(losses).mean()), "lr": record.lr}
+            append_line(out / "curve.jsonl", json.dumps(point | {"val_loss": validate(state.best, data.validation)}))
+            losses.clear()
+        if last or now_s - saved_s > recipe.save_every_s:
+            saved_s = now_s
+            timed = {**manifest, "train_s": spent_s + now_s - start_s, "finished": last}
+            files = {"policy": state.best.state_dict(), "train_state": state.tensors()}
+            save_checkpoint(out / "checkpoints", record.step, files, timed)
+    if encoder.weights_sha256() != weights_before:
+        raise AssertionError("the frozen encoder's weights changed during training")
+    result = _finished(out, identity)
+    assert result is not None
+    return result
+
+
+@dataclass(frozen=True)
+class EpochSampler:
+    """`batch(step)`: windows in a fresh order each epoch, a pure function of (seed, step)."""
+
+    split: Split
+    batch_size: int
+    seed: int
+    views: int
+
+    def __call__(self, step: int) -> Any:
+        size = min(self.batch_size, len(self.split))
+        epoch, place = divmod(step, max(1, len(self.split) // size))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.split))
+        rows = order[place * size : (place + 1) * size]
+        views = np.random.default_rng((self.seed, epoch, place)).integers(self.views, size=len(rows))
+        return self.split.gather(rows, views)
+
+
+@torch.no_grad()
+def validate(policy: torch.nn.Module, split: Split) -> float:
+    """Mean loss over evenly spaced held-out windows, plain view, same noise every time."""
+    policy.eval()
+    rows = np.linspace(0, len(split) - 1, min(len(split), 256 * VALIDATION_BATCHES)).astype(np.int64)
+    torch.manual_seed(0)
+    losses = [policy.loss(split.gather(part, np.zeros(len(part), np.int64))) for part in np.array_split(rows, VALIDATION_BATCHES)]
+    return float(torch.stack(losses).mean())
+
+
+def _identity(
+    store: EpisodeStore, encoder: Encoder, policy: Mapping[str, Any], cameras: tuple[str, ...], recipe: Recipe
+) -> dict[str, Any]:
+    settings = {k: v for k, v in asdict(recipe).items() if k != "save_every_s"}
+    return {
+        "dataset": store.dataset_fingerprint(),
+        "encoder": encoder.fingerprint,
+        "policy": dict(policy),
+        "cameras": list(cameras),
+        "recipe": settings,
+    }
+
+
+def _manifest(
+    store: EpisodeStore,
+    encoder: Encoder,
+    encoder_config: Mapping[str, Any],
+    policy_config: Mapping[str, Any],
+    cameras: tuple[str, ...],
+    recipe: Recipe,
+    data: TrainingData,
+    identity: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything needed to act again: configs, specs, normalisers, fingerprints, versions."""
+    return {
+        "kind": "policy",
+        "identity": dict(identity),
+        "encoder": {"config": dict(encoder_config), "spec": encoder.spec()},
+        "policy": dict(policy_config),
+        "recipe": asdict(recipe),
+        "cameras": list(cameras),
+        "spec": store.spec.to_json(),
+        "shapes": data.shapes.to_json(),
+        "normalise": {"proprio": to_json(data.proprio), "action": to_json(data.action)},
+        "versions": {"s2robot": __version__, "torch": str(torch.__version__)},
+    }
+
+
+def _resume(state: TrainState, out: Path, identity: Mapping[str, Any]) -> float:
+    """Restore the newest intact checkpoint; returns the seconds spent before it."""
+    found = newest_checkpoint(out / "checkpoints")
+    if found is None:
+        (out / "curve.jsonl").unlink(missing_ok=True)
+        return 0.0
+    path, manifest = found
+    _require_same_run(out, manifest["identity"], identity)
+    state.restore(load_tensors(path, "train_state"), manifest["step"])
+    say(f"resuming {out} at step {state.step}")
+    return float(manifest["train_s"])
+
+
+def _finished(out: Path, identity: Mapping[str, Any]) -> TrainResult | None:
+    found = newest_checkpoint(out / "checkpoints")
+    if found is None or not found[1].get("finished"):
+        return None
+    path, manifest = found
+    _require_same_run(out, manifest["identity"], identity)
+    points = {p["step"]: p for p in map(json.loads, (out / "curve.jsonl").read_text().splitlines())}
+    return TrainResult(path, float(manifest["train_s"]), [points[step] for step in sorted(points)])
+
+
+def _require_same_run(out: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    changed = sorted(key for key in ours if theirs.get(key) != ours[key])
+    if changed:
+        raise MismatchError(
+            f"{out} holds a run with another {', '.join(changed)}; give another out= folder or delete that one"
+        )
+
