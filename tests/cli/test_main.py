@@ -65,6 +65,28 @@ CONFIGS = {
     "encoder/large.yaml": "sizes: [224]\nhidden: 9\n",
     "experiment/demo.yaml": "# @package _global_\ndefaults:\n  - override /encoder: large\nseeds: 1:50\n",
 }
+MISTAKES = [
+    (["tyo"], "unknown command 'tyo'; known: import, strict, toy; did you mean 'toy'?"),
+    (["toy", "shwo"], "unknown verb of toy 'shwo'; known: fail, show, wait; did you mean 'show'?"),
+    (["toy"], "toy needs a verb: show, fail, wait"),
+    (["toy", "show", "seed=1"], "did you mean 'seeds'?"),
+    (["toy", "show", "encodr=large"], "did you mean 'encoder'?"),
+    (["toy", "show", "encoder.hiden=1"], "known: encoder.hidden, encoder.sizes; did you mean 'encoder.hidden'?"),
+    (["toy", "show", "encoder=larg"], "unknown encoder 'larg'; known: large, small; did you mean 'large'?"),
+    (["toy", "show", "encoder=large", "encoder.sise=1"], "did you mean 'encoder.sizes'?"),
+    (["toy", "show", "experiment=dem"], "did you mean 'demo'?"),
+    (["toy", "show", "out=a=b"], "cannot read 'out=a=b': write key=value"),
+    (["toy", "show", "seeds"], "cannot read 'seeds': write key=value"),
+    (["toy", "show", "seeds=1:2,3:4"], "Ambiguous value for argument 'seeds=1:2,3:4'"),
+    (["toy", "show", "out=${nothing}"], "nothing"),
+    (["toy", "show", "--hepl"], "unknown option '--hepl'"),
+    (["strict"], "strict needs checkpoint=...; see `s2robot strict --help`"),
+    (["import", "a=1"], "import takes no keys, 'a=1' came"),
+    (["toy", "fail", "error=mistake"], "error: bad input"),
+    (["toy", "fail", "error=wrapped"], "error: sizes do not divide"),
+    (["toy", "fail", "error=full"], "disk full while writing some/file"),
+    (["toy", "fail", "error=module"], "this command needs statsmodels_is_not_here, which is not installed: pip"),
+]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -93,13 +115,6 @@ def run(environment: dict[str, str], tmp_path: Path) -> Run:
         return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
     return call
-
-
-def mistake(result: subprocess.CompletedProcess[str]) -> str:
-    """The single line on stderr of a command that ended with status 2."""
-    assert result.returncode == 2, result
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 def shown(result: subprocess.CompletedProcess[str]) -> dict[str, object]:
@@ -181,34 +196,41 @@ def test_nothing_is_written_into_the_working_folder(run: Run, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["tyo"], "unknown command 'tyo'; known: import, strict, toy; did you mean 'toy'?"),
-        (["toy", "shwo"], "unknown verb of toy 'shwo'; known: fail, show, wait; did you mean 'show'?"),
-        (["toy"], "toy needs a verb: show, fail, wait"),
-        (["toy", "show", "seed=1"], "did you mean 'seeds'?"),
-        (["toy", "show", "encodr=large"], "did you mean 'encoder'?"),
-        (["toy", "show", "encoder.hiden=1"], "known: encoder.hidden, encoder.sizes; did you mean 'encoder.hidden'?"),
-        (["toy", "show", "encoder=larg"], "unknown encoder 'larg'; known: large, small; did you mean 'large'?"),
-        (["toy", "show", "encoder=large", "encoder.sise=1"], "did you mean 'encoder.sizes'?"),
-        (["toy", "show", "experiment=dem"], "did you mean 'demo'?"),
-        (["toy", "show", "out=a=b"], "cannot read 'out=a=b': write key=value"),
-        (["toy", "show", "seeds"], "cannot read 'seeds': write key=value"),
-        (["toy", "show", "seeds=1:2,3:4"], "Ambiguous value for argument 'seeds=1:2,3:4'"),
-        (["toy", "show", "out=${nothing}"], "nothing"),
-        (["toy", "show", "--hepl"], "unknown option '--hepl'"),
-        (["strict"], "strict needs checkpoint=...; see `s2robot strict --help`"),
-        (["import", "a=1"], "import takes no keys, 'a=1' came"),
-        (["toy", "fail", "error=mistake"], "error: bad input"),
-        (["toy", "fail", "error=wrapped"], "error: sizes do not divide"),
-        (["toy", "fail", "error=full"], "disk full while writing some/file"),
-        (["toy", "fail", "error=module"], "this command needs statsmodels_is_not_here, which is not installed: pip"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_users_mistake_is_one_line_and_status_2(run: Run, arguments: list[str], expected: str) -> None:
-    assert expected in mistake(run(*arguments))
+@pytest.fixture(scope="module")
+def answers(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """Exit status and stderr of each of MISTAKES, all from one process to save their starts."""
+    child = """
+import contextlib, io, json, sys
+from s2robot.cli.main import main
+for arguments in json.load(sys.stdin):
+    with contextlib.redirect_stderr(io.StringIO()) as stderr, contextlib.redirect_stdout(io.StringIO()):
+        status = main(arguments)
+    print(json.dumps([status, stderr.getvalue()]))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", child],
+        input=json.dumps([arguments for arguments, _ in MISTAKES]),
+        env=environment,
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    return [tuple(json.loads(line)) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("index", range(len(MISTAKES)), ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+def test_a_users_mistake_is_one_line_and_status_2(answers: list[tuple[int, str]], index: int) -> None:
+    status, stderr = answers[index]
+    assert status == 2, stderr
+    assert stderr.count("\n") == 1
+    assert MISTAKES[index][1] in stderr
+
+
+def test_a_mistake_is_told_on_stderr_and_not_on_stdout(run: Run) -> None:
+    result = run("toy", "fail", "error=mistake")
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", "error: bad input\n")
 
 
 def test_any_other_failure_is_one_line_and_status_1(run: Run) -> None:
