@@ -73,6 +73,8 @@ def _keys_and_groups(name: str, overrides: Sequence[str]) -> list[str]:
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for key, value in tree.items():
+        if key.startswith("_"):  # _target_: what a choice is made of, not a setting
+            continue
         whole = f"{prefix}{key}"
         found += _leaves(value, f"{whole}.") if isinstance(value, Mapping) and value else [(whole, value)]
     return found

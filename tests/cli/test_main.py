@@ -61,8 +61,8 @@ CONFIGS = {
     "toy.yaml": "defaults: [_self_, {encoder: small}, {experiment: null}]\n"
     "seeds: 10:50  # half-open range of seeds\nout: null\nerror: ''\nnested: {depth: 2, width: 3}\n",
     "strict.yaml": "checkpoint: ???  # folder\n",
-    "encoder/small.yaml": "sizes: [112]\nhidden: 3\n",
-    "encoder/large.yaml": "sizes: [224]\nhidden: 9\n",
+    "encoder/small.yaml": "_target_: s2robot.toy.Small\nsizes: [112]\nhidden: 3\n",
+    "encoder/large.yaml": "_target_: s2robot.toy.Large\nsizes: [224]\nhidden: 9\n",
     "experiment/demo.yaml": "# @package _global_\ndefaults:\n  - override /encoder: large\nseeds: 1:50\n",
 }
 MISTAKES = [
@@ -71,7 +71,7 @@ MISTAKES = [
     (["toy"], "toy needs a verb: show, fail, wait"),
     (["toy", "show", "seed=1"], "did you mean 'seeds'?"),
     (["toy", "show", "encodr=large"], "did you mean 'encoder'?"),
-    (["toy", "show", "encoder.hiden=1"], "known: encoder.hidden, encoder.sizes; did you mean 'encoder.hidden'?"),
+    (["toy", "show", "encoder.hiden=1"], "did you mean 'encoder.hidden'?"),
     (["toy", "show", "encoder=larg"], "unknown encoder 'larg'; known: large, small; did you mean 'large'?"),
     (["toy", "show", "encoder=large", "encoder.sise=1"], "did you mean 'encoder.sizes'?"),
     (["toy", "show", "experiment=dem"], "did you mean 'demo'?"),
@@ -147,6 +147,7 @@ def test_help_of_a_command_shows_verbs_keys_comments_and_choices(run: Run) -> No
     assert "nested.depth=2" in text
     assert "choices:  large small" in text
     assert "encoder.hidden=3" in text
+    assert "_target_" not in text
 
 
 def test_help_of_a_command_follows_the_overrides_before_it(run: Run) -> None:
@@ -179,7 +180,7 @@ def test_a_range_of_seeds_in_yaml_is_not_read_as_a_base_60_number(run: Run) -> N
 
 def test_groups_and_nested_keys_are_overridden_as_in_hydra(run: Run) -> None:
     config = shown(run("toy", "show", "encoder=large", "encoder.hidden=5", "nested.width=4", "+extra=[1,2]"))
-    assert config["encoder"] == {"sizes": [224], "hidden": 5}
+    assert config["encoder"] == {"_target_": "s2robot.toy.Large", "sizes": [224], "hidden": 5}
     assert config["nested"] == {"depth": 2, "width": 4}
     assert config["extra"] == [1, 2]
 

@@ -51,7 +51,7 @@ def package() -> list[Source]:
 @pytest.fixture(scope="session")
 def programs(package: list[Source]) -> list[Source]:
     """Everything that is not a test."""
-    return package + parsed(ROOT / "benchmarks", "benchmarks")
+    return package + [source for name in ("benchmarks", "examples") for source in parsed(ROOT / name, name)]
 
 
 @pytest.fixture(scope="session")
