@@ -83,6 +83,11 @@ def test_the_paired_interval_turns_over_when_the_arms_are_swapped():
     assert one.low < 6 / 50 < one.high
 
 
+def test_the_paired_interval_keeps_a_width_when_no_episode_was_discordant():
+    interval = paired_interval(0, 0, 50)
+    assert (interval.low, interval.high) == pytest.approx((-0.0533, 0.0533), abs=1e-4)  # 1.96 sqrt(2 / 52 / 52)
+
+
 def test_more_discordant_episodes_than_episodes_are_refused():
     with pytest.raises(S2RobotError, match="6 \\+ 5 discordant episodes do not fit into 10"):
         paired_interval(6, 5, 10)
