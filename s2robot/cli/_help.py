@@ -58,15 +58,18 @@ def _keys_and_groups(name: str, overrides: Sequence[str]) -> list[str]:
 
     config, choices = configs.compose_with_choices(name, overrides)
     content: Any = OmegaConf.to_container(config)
-    comments = _comments(name)
     top = {key: value for key, value in content.items() if key not in choices}
+    comments = _comments(f"{name}.yaml")
     lines = ["", "keys (??? must be given):"]
-    lines += _columns([(f"{key}={_shown(value)}", comments.get(key.split(".")[0], "")) for key, value in _leaves(top)])
+    lines += _columns([(f"{key}={_shown(value)}", comments.get(key, "")) for key, value in _leaves(top)])
     for group, choice in choices.items():
-        lines += ["", f"{group}={_shown(choice)}", *_columns([("choices:", " ".join(configs.names(group)))])]
+        folder = group.partition("@")[0]
+        lines += ["", f"{group}={_shown(choice)}, one of:"]
+        lines += _columns([(other, _title(f"{folder}/{other}.yaml")) for other in configs.names(folder)])
         nested = content.get(group.rpartition("@")[2])
         if isinstance(nested, dict):
-            lines += _columns([(f"{group}.{key}={_shown(value)}", "") for key, value in _leaves(nested)])
+            comments = _comments(f"{folder}/{choice}.yaml")
+            lines += _columns([(f"{group}.{k}={_shown(value)}", comments.get(k, "")) for k, value in _leaves(nested)])
     return lines
 
 
@@ -91,10 +94,26 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _comments(name: str) -> dict[str, str]:
-    """Trailing comments of a command's top-level keys: the YAML file is the only place where a key is described."""
-    text = resources.files("s2robot.configs").joinpath(f"{name}.yaml").read_text()
-    return dict(re.findall(r"^(\w+):(?:.*?)\s+#\s*(.+)$", text, flags=re.MULTILINE))
+def _comments(path: str) -> dict[str, str]:
+    """Dotted key -> the comment that ends its line: the YAML file is the only place where a key is described."""
+    found: dict[str, str] = {}
+    parents: list[tuple[int, str]] = []
+    for indent, key, comment in re.findall(
+        r"^( *)(\w+):(?:(?!\s#).)*(?:\s+#\s*(.+))?$", _text(path), flags=re.MULTILINE
+    ):
+        parents = [(depth, name) for depth, name in parents if depth < len(indent)] + [(len(indent), key)]
+        found[".".join(name for _, name in parents)] = comment
+    return found
+
+
+def _title(path: str) -> str:
+    """The comment that a choice's file opens with; Hydra's own headers (`# @package`) are none."""
+    titles = (line[1:].strip() for line in _text(path).splitlines() if line.startswith("#"))
+    return next((title for title in titles if not title.startswith("@")), "")
+
+
+def _text(path: str) -> str:
+    return resources.files("s2robot.configs").joinpath(path).read_text()
 
 
 def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:

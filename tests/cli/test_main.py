@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,10 +60,10 @@ def refuse():
 """
 CONFIGS = {
     "toy.yaml": "defaults: [_self_, {encoder: small}, {experiment: null}]\n"
-    "seeds: 10:50  # half-open range of seeds\nout: null\nerror: ''\nnested: {depth: 2, width: 3}\n",
+    "seeds: 10:50  # half-open range of seeds\nout: null\nerror: ''\nnested:\n  depth: 2\n  width: 3  # in cells\n",
     "strict.yaml": "checkpoint: ???  # folder\n",
     "encoder/small.yaml": "_target_: s2robot.toy.Small\nsizes: [112]\nhidden: 3\n",
-    "encoder/large.yaml": "_target_: s2robot.toy.Large\nsizes: [224]\nhidden: 9\n",
+    "encoder/large.yaml": "# nine wide\n_target_: s2robot.toy.Large\nsizes: [224]\nhidden: 9\n",
     "experiment/demo.yaml": "# @package _global_\ndefaults:\n  - override /encoder: large\nseeds: 1:50\n",
 }
 MISTAKES = [
@@ -145,7 +146,8 @@ def test_help_of_a_command_shows_verbs_keys_comments_and_choices(run: Run) -> No
     assert "seeds=10:50" in text
     assert "half-open range of seeds" in text
     assert "nested.depth=2" in text
-    assert "choices:  large small" in text
+    assert "encoder=small, one of:\n  large  nine wide\n  small\n" in text
+    assert re.search(r"nested\.width=3 +in cells", text)
     assert "encoder.hidden=3" in text
     assert "_target_" not in text
 
