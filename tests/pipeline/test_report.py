@@ -242,6 +242,13 @@ def test_the_printed_report_is_plain_text_off_a_terminal_and_bold_on_one():
     assert "no claim: one training seed" in pipe.getvalue()
 
 
+def test_a_single_arm_is_reported_without_pairs_or_verdicts(tmp_path):
+    page = write_report(report(arm("s2", [[1, 0]])), tmp_path).read_text()
+    assert "Cost and success" in page
+    assert "Paired differences" not in page + (tmp_path / "report.md").read_text()
+    assert "<h3>Verdict</h3>" not in page
+
+
 def test_the_same_report_is_written_as_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         side_by_side([frames(5, 100)], [], tmp_path / f"{name}.mp4")

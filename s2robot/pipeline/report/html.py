@@ -40,7 +40,7 @@ def render_html(
         {
             "heading": tables.task_heading(name, task),
             "verdicts": tables.verdicts(task),
-            "tables": [("Cost and success", tables.arm_table(task)), ("Paired differences", tables.pair_table(task))],
+            "tables": tables.task_tables(task),
             "plots": plots.get(name, ()),
             "clips": clips.get(name, ()),
         }

@@ -55,6 +55,12 @@ def pair_table(task: Mapping[str, Any]) -> Table:
     return Table(header, tuple(_pair_cells(pair) for pair in task["pairs"]))
 
 
+def task_tables(task: Mapping[str, Any]) -> list[tuple[str, Table]]:
+    """(heading, table) of what a task shows; a single arm has no pairs."""
+    shown = [("Cost and success", arm_table(task)), ("Paired differences", pair_table(task))]
+    return [(heading, table) for heading, table in shown if table.rows]
+
+
 def verdicts(task: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(contrasts, sentence) for the contrasts with s2, or for all where that arm is absent; each sentence once."""
     sentences: dict[str, list[str]] = {}
@@ -105,7 +111,7 @@ def to_document(report: Mapping[str, Any], images: Mapping[str, Sequence[tuple[s
     """report.md. `images[task]` are (caption, path relative to the report) of what is shown under the tables."""
     parts = [f"# {title(report)}", f"```\n{report['command']}\n```", match_sentence(report)]
     for name, task in report["tasks"].items():
-        parts += [f"## {task_heading(name, task)}", to_markdown(arm_table(task)), to_markdown(pair_table(task))]
+        parts += [f"## {task_heading(name, task)}", *(to_markdown(table) for _, table in task_tables(task))]
         parts.append("\n".join(f"- **{pair}**: {sentence}" for pair, sentence in verdicts(task)))
         parts += [
             f"![{caption}]({path})" if path.endswith(".png") else f"[{caption}]({path})"
@@ -128,8 +134,8 @@ def print_report(report: Mapping[str, Any], file: TextIO | None = None) -> None:
     bold = (lambda text: f"{BOLD}{text}{RESET}") if out.isatty() else str
     print(bold(title(report)), report["command"], match_sentence(report), sep="\n", file=out)
     for name, task in report["tasks"].items():
-        tables = (to_text(arm_table(task)), to_text(pair_table(task)))
-        print("", bold(task_heading(name, task)), "", "\n\n".join(tables), "", sep="\n", file=out)
+        tables = "\n\n".join(to_text(table) for _, table in task_tables(task))
+        print("", bold(task_heading(name, task)), "", tables, "", sep="\n", file=out)
         for pair, sentence in verdicts(task):
             print(f"{bold(pair)}: {sentence}", file=out)
 
