@@ -42,4 +42,4 @@ demo-full: setup  ## lift and both pick_cube tasks with all six arms, report in 
 	$(BIN)/s2robot compare experiment=demo_full out=outputs/demo-full
 
 bench: setup  ## the benchmarks, each against its stated rival
-	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script"; done

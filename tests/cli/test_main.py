@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -270,11 +269,10 @@ def test_ctrl_c_and_sigterm_end_with_status_130_and_say_how_to_go_on(
 def test_listing_the_real_commands_takes_less_than_a_second_and_imports_nothing_heavy() -> None:
     heavy = {"torch", "mujoco", "zarr", "robosuite", "transformers", "matplotlib", "gymnasium"}
     code = (
-        "import sys; from s2robot.cli.main import main; main(['--help'])\n"
-        f"print('loaded', sorted({heavy!r} & sys.modules.keys()))"
+        "import sys, time; from s2robot.cli.main import main; main(['--help'])\n"
+        f"print(time.process_time(), sorted({heavy!r} & sys.modules.keys()))"
     )
-    start = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    elapsed_s = time.perf_counter() - start
-    assert result.stdout.endswith("loaded []\n"), result.stdout + result.stderr
-    assert elapsed_s < 1.0
+    seconds, loaded = result.stdout.splitlines()[-1].split(" ", 1)
+    assert loaded == "[]"
+    assert float(seconds) < 1.0  # of processor time, so that a busy machine does not turn it red
