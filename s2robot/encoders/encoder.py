@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
-from s2robot.encoders.backbone import Backbone, resolve_device, resolve_dtype
+from s2robot.encoders.backbone import Backbone, keep_freed_memory, resolve_device, resolve_dtype
 from s2robot.encoders.cost import Cost, count_gmac
 from s2robot.encoders.interface import Features
 from s2robot.encoders.multiscale import MultiscaleMaps, area_pool, multiscale_maps, tile_counts
@@ -61,6 +61,7 @@ class MultiscaleEncoder(nn.Module):
         self.square = square
         self.reference = reference
         _check_patch(backbone, self.sizes, self.splits)
+        keep_freed_memory()
         place = resolve_device(device)
         self.name = backbone.name
         self.backbone = backbone.to(place).cast(resolve_dtype(dtype, place))
