@@ -86,7 +86,6 @@ def parse_index(data: bytes) -> Index:
         if "add" in record:
             entry = EpisodeEntry(**record["add"])
             index.live[entry.id] = entry
-            index.retired.discard(entry.id)
     index.live = dict(sorted(index.live.items(), key=lambda item: (item[1].seed, item[0])))
     return index
 

@@ -153,10 +153,12 @@ def test_repair_continues_where_a_killed_repair_stopped(store: Path) -> None:
     assert EpisodeStore(store).seeds == [1, 3]
 
 
-def test_an_unindexed_folder_is_recovered_when_whole_and_set_aside_when_not(store: Path) -> None:
+@pytest.mark.parametrize("file", ["manifest.json", "action/c/0/0", "labels/zarr.json"])
+@pytest.mark.parametrize("damage", [flip_a_bit, Path.unlink])
+def test_an_unindexed_folder_is_recovered_when_whole_and_set_aside_when_not(store: Path, file: str, damage) -> None:
     whole, partial = sorted((store / "episodes").iterdir())[1:]
     (store / "index.jsonl").write_bytes((store / "index.jsonl").read_bytes().splitlines(keepends=True)[1])
-    (partial / "action/c/0/0").unlink()
+    damage(partial / file)
     assert verify(store).unindexed == [whole.name, partial.name]
     done = repair(store)
     assert (done.recovered, done.set_aside) == ([whole.name], [partial.name])

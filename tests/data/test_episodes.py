@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import subprocess
 from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import fsspec
@@ -37,6 +38,12 @@ def assert_same(a: Episode, b: Episode) -> None:
 def test_an_episode_of_any_length_comes_back_byte_for_byte(seed: int, steps: int) -> None:
     episode = make_episode(seed, steps)
     assert_same(unpack(pack(episode), episode.images), episode)
+
+
+def test_black_frames_are_stored_like_any_other() -> None:
+    episode = make_episode(1)
+    episode.images["front"][...] = 0
+    assert {f"images/front/c/{chunk}/0/0/0" for chunk in (0, 1)} <= pack(episode).keys()
 
 
 def test_an_episode_without_state_labels_and_goal_comes_back(tmp_path: Path) -> None:
@@ -82,13 +89,17 @@ def test_the_fingerprint_depends_on_content_alone(tmp_path: Path) -> None:
     assert EpisodeStore(a.path).fingerprint(ids[0]) == EpisodeStore(b.path).fingerprint(ids[1])
 
 
-@pytest.mark.parametrize("field", ["success", "seed", "end", "goal", "action", "images", "labels", "sim_state"])
+@pytest.mark.parametrize(
+    "field", ["success", "seed", "end", "goal", "action", "images", "labels", "dtype", "sim_state"]
+)
 def test_any_change_of_content_changes_the_fingerprint(field: str) -> None:
     before, changed = make_episode(2), make_episode(2)
     if field == "images":
         changed.images["wrist"][3, 2, 1, 0] ^= 1
     elif field == "labels":
         changed.labels["touching"][0] ^= True
+    elif field == "dtype":
+        changed.labels["touching"] = changed.labels["touching"].view(np.uint8)
     elif field in ("goal", "action", "sim_state"):
         getattr(changed, field)[..., 0] += 1
     else:
@@ -135,23 +146,25 @@ def test_replacing_an_unknown_episode_is_refused(store: Path) -> None:
         EpisodeWriter(store, SPEC).replace("00000002-nope", make_episode(2))
 
 
-def write_seeds(path: Path, seeds: list[int]) -> None:
-    writer = EpisodeWriter(path, SPEC)
+def write_in_step(path: Path, seeds: range, barrier: Barrier) -> None:
     for seed in seeds:
-        writer.write(make_episode(seed))
+        barrier.wait()
+        EpisodeWriter(path, SPEC).write(make_episode(seed))
 
 
-def test_two_processes_write_to_one_store_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("second", [range(12, 24), range(12)], ids=["different episodes", "the same episodes"])
+def test_two_processes_write_to_one_store_at_once(tmp_path: Path, second: range) -> None:
     context = multiprocessing.get_context("fork")
-    shares = [list(range(0, 12, 2)), [*range(1, 12, 2), 0, 2]]  # two episodes are written by both
-    workers = [context.Process(target=write_seeds, args=(tmp_path, share)) for share in shares]
+    barrier = context.Barrier(2)
+    workers = [context.Process(target=write_in_step, args=(tmp_path, seeds, barrier)) for seeds in (range(12), second)]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join()
+        worker.join(timeout=60)
         assert worker.exitcode == 0
     opened = EpisodeStore(tmp_path)
-    assert opened.seeds == list(range(12))
+    assert opened.seeds == sorted({*range(12), *second})
+    assert len((tmp_path / "index.jsonl").read_text().splitlines()) == len(opened)
     for episode, seed in zip(opened.episodes, opened.seeds, strict=True):
         assert_same(opened.read(episode), make_episode(seed))
 
