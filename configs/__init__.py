@@ -25,6 +25,19 @@ def names(group: str = "") -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
+def choice(group: str, name: str) -> dict[str, Any]:
+    """The plain mapping of `<group>/<name>.yaml`. Raises S2RobotError naming the choices."""
+    from omegaconf import OmegaConf
+
+    if name not in names(group):
+        raise unknown_name(group, name, names(group))
+    text = resources.files(__name__).joinpath(group, f"{name}.yaml").read_text()
+    with _ranges_are_text():
+        plain = OmegaConf.to_container(OmegaConf.create(text))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
 def compose(name: str, overrides: Sequence[str] = (), complete: bool = True) -> DictConfig:
     """The configuration `<name>.yaml` with `overrides` in Hydra's grammar (`key=value`, `group=choice`, `+key=value`).
 

@@ -80,11 +80,12 @@ class Agent:
             group += [group[0]] * (self.rows - count)
             names += [names[0]] * (self.rows - count)
             noise = torch.stack([self._noise(*name) for name in names]).to(self.device)
-            chunk = self.policy.sample(self._inputs(group), noise)[:count]
+            chunk = self.policy.sample(self.inputs(group), noise)[:count]
             chunks.append(self.unnormalise(chunk.cpu().numpy()))
         return np.concatenate(chunks)[:, : self.policy.execute]
 
-    def _inputs(self, windows: Sequence[Sequence[Observation]]) -> Inputs:
+    def inputs(self, windows: Sequence[Sequence[Observation]]) -> Inputs:
+        """Encode the frames and normalise the rest."""
         tokens = {}
         for camera in self.cameras:
             frames = np.stack([observation.images[camera] for window in windows for observation in window])

@@ -14,8 +14,8 @@ from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.report.outcomes import Outcome, read_outcomes, write_outcomes
 from s2robot.pipeline.rollout import Rollout, RolloutPool, rollout
 from s2robot.policies.agent import Agent
-from s2robot.progress import progress, say
-from s2robot.storage import append_line, fsync_folder, read_json, write_atomic, write_json
+from s2robot.progress import progress
+from s2robot.storage import append_line, cut_torn_line, fsync_folder, read_json, write_atomic, write_json
 
 EPISODES, TIMINGS, JOURNAL, IDENTITY, CLIPS = "episodes.jsonl", "timings.jsonl", "journal.jsonl", "evaluate.json", "clips"
 CLIPS_PER_END = 3
@@ -51,6 +51,7 @@ def evaluate(what: Evaluation, agent: Agent, pool: RolloutPool, seeds: range, ou
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, what)
     wanted = set(seeds)
+    cut_torn_line(out / JOURNAL)  # a kill may tear the last line; its episode then runs again
     lines = {line["seed"]: line for line in _read_journal(out / JOURNAL)}
     missing = [seed for seed in seeds if seed not in lines]
     label = f"rollouts {what.task}/{what.arm}"
@@ -89,16 +90,7 @@ def _claim(out: Path, what: Evaluation) -> None:
 
 
 def _read_journal(path: Path) -> list[dict[str, Any]]:
-    """Whole lines only: a kill may tear the last one, whose episode then runs again."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            say(f"{path}: skipping a torn line; its episode runs again")
-    return lines
+    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
 
 
 def _keep_clip(folder: Path, episode: Rollout) -> None:

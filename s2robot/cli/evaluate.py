@@ -1,0 +1,45 @@
+"""`s2robot evaluate`: a checkpoint on a range of seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+HELP = "rolls a checkpoint out on a range of seeds"
+VERBS: dict[str, str] = {}
+
+
+def run(config: Any, verb: str) -> int | None:
+    """Write one outcome per episode and print the success rate with its interval."""
+    from s2robot.configs import choice
+    from s2robot.pipeline.agents import load_policy
+    from s2robot.pipeline.checkpoint import open_checkpoint
+    from s2robot.pipeline.evaluate import EPISODES, ROWS, Evaluation, evaluate, parse_seeds
+    from s2robot.pipeline.rollout import RolloutPool
+    from s2robot.pipeline.statistics import wilson
+
+    seeds = parse_seeds(config.seeds)
+    path, manifest = open_checkpoint(checkpoint_folder(Path(config.checkpoint)))
+    trained_on = manifest.get("spec", {})
+    name = config.task or trained_on.get("task", "")
+    cameras = [camera["name"] for camera in trained_on.get("observation", {}).get("cameras", [])]
+    frame_px = max((c["height"] for c in trained_on.get("observation", {}).get("cameras", [])), default=224)
+    task = {**choice("task", name), "frame_px": frame_px, "cameras": cameras}
+    agent = load_policy(path, config.device, rows=ROWS)
+    what = Evaluation(
+        name, config.arm, int(manifest["recipe"]["seed"]), manifest["files"]["policy.safetensors"], task
+    )
+    with RolloutPool(task, config.workers) as pool:
+        outcomes = evaluate(what, agent, pool, seeds, Path(config.out))
+    k = sum(outcome.success for outcome in outcomes)
+    interval = wilson(k, len(outcomes))
+    print(
+        f"{name}: {k}/{len(outcomes)} = {k / len(outcomes):.3f}, 95 % Wilson interval {interval.low:.3f} to "
+        f"{interval.high:.3f}; outcomes in {Path(config.out) / EPISODES}"
+    )
+    return None
+
+
+def checkpoint_folder(path: Path) -> Path:
+    """A run's folder holds its checkpoints one level down."""
+    return path / "checkpoints" if (path / "checkpoints").is_dir() else path

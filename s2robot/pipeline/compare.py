@@ -1,0 +1,229 @@
+"""`s2robot compare`: collect, encode, train, roll out and judge every arm of an experiment on the same states.
+
+Every stage keeps what it finished, so a second start goes on where the first stopped. Runs lie in folders named after
+what they were made from: when demonstrations change, the affected arms train and roll out anew beside the old runs.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from s2robot.configs import choice
+from s2robot.data.episodes import EpisodeStore
+from s2robot.data.features import FeatureCache
+from s2robot.encoders.interface import Encoder
+from s2robot.encoders.load import load_encoder
+from s2robot.encoders.match import matched
+from s2robot.errors import S2RobotError
+from s2robot.pipeline.agents import load_policy
+from s2robot.pipeline.checkpoint import verify_checkpoint
+from s2robot.pipeline.collect import collect
+from s2robot.pipeline.encode import encode
+from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, parse_seeds
+from s2robot.pipeline.measure import InferenceCost, measure_inference
+from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
+from s2robot.pipeline.report.videos import side_by_side
+from s2robot.pipeline.report.write import write_report
+from s2robot.pipeline.rollout import RolloutPool
+from s2robot.pipeline.train import Recipe, TrainResult, train
+from s2robot.progress import clock, say
+from s2robot.storage import fingerprint, read_json, write_json
+
+TEST_SEEDS = range(20_000, 30_000)
+PACKAGES = ("torch", "mujoco", "robosuite", "transformers", "zarr", "numpy")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared: tasks x arms x training seeds, on one range of test seeds."""
+
+    tasks: tuple[str, ...]
+    arms: tuple[str, ...]
+    policy: str
+    demonstrations: int
+    frame_px: int
+    cameras: tuple[str, ...]
+    test_seeds: str
+    train_seeds: tuple[int, ...]
+    recipe: Mapping[str, Any]
+    policy_overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        seeds = parse_seeds(self.test_seeds)
+        if seeds[0] not in TEST_SEEDS or seeds[-1] not in TEST_SEEDS:
+            raise S2RobotError(
+                f"test_seeds={self.test_seeds} leave {TEST_SEEDS.start}:{TEST_SEEDS.stop}, which are set apart for tests"
+            )
+        if not (self.tasks and self.arms and self.train_seeds):
+            raise S2RobotError("an experiment needs at least one task, one arm and one training seed")
+
+
+@dataclass
+class Comparison:
+    """One run of an experiment in a folder."""
+
+    experiment: Experiment
+    out: Path
+    workers: int
+    device: str
+    stages_s: dict[str, float] = field(default_factory=dict)
+
+    def run(self, command: str) -> dict[str, Any]:
+        """All stages; writes the report into `out` and returns it. Raises S2RobotError for a mismatch of compute."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        path = self.out / "stages.json"
+        self.stages_s = read_json(path) if path.exists() else {}
+        encoders = {arm: load_encoder(arm, device=self.device) for arm in self.experiment.arms}
+        if {"s2", "large"} <= encoders.keys():
+            matched(encoders["s2"], encoders["large"])
+        records, videos = {}, {}
+        for task in self.experiment.tasks:
+            records[task], videos[task] = self._task(task, encoders)
+        versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        report = build_report(records, self.stages_s, command, versions)
+        write_report(report, self.out, videos)
+        return report
+
+    def _task(self, name: str, encoders: Mapping[str, Encoder]) -> tuple[list[ArmRecord], dict[str, Path]]:
+        experiment, folder = self.experiment, self.out / name
+        task = {**choice("task", name), "frame_px": experiment.frame_px, "cameras": list(experiment.cameras)}
+        with self._stage(f"{name}: collect"):
+            for _ in collect(task, folder / "episodes", experiment.demonstrations, experiment.cameras, 0, self.workers):
+                pass
+        store = EpisodeStore(folder / "episodes")
+        speeds = {arm: self._encode(name, store, encoder, folder / arm) for arm, encoder in encoders.items()}
+        runs: dict[str, list[TrainResult]] = {}
+        for arm, encoder in encoders.items():
+            with self._stage(f"{name}: train {arm}"):
+                runs[arm] = [self._train(store, arm, encoder, folder / arm, seed) for seed in experiment.train_seeds]
+        records, videos = [], {}
+        with RolloutPool(task, self.workers) as pool:
+            for arm, encoder in encoders.items():
+                with self._stage(f"{name}: rollouts {arm}"):
+                    outcomes = [
+                        self._evaluate(name, arm, task, pool, seed, result)
+                        for seed, result in zip(experiment.train_seeds, runs[arm], strict=True)
+                    ]
+                with self._stage(f"{name}: measure {arm}"):
+                    cost = self._measure(runs[arm][0])
+                run_records = [
+                    RunRecord(seed, result.train_s, rollouts, _curve(result))
+                    for seed, result, rollouts in zip(experiment.train_seeds, runs[arm], outcomes, strict=True)
+                ]
+                records.append(_arm_record(arm, encoder, cost, speeds[arm], run_records))
+                clip = self._video(name, arm, runs[arm][0])
+                if clip:
+                    videos[arm] = clip
+        return records, videos
+
+    def _encode(self, task: str, store: EpisodeStore, encoder: Encoder, folder: Path) -> float | None:
+        """Fill the cache; the speed is that of the last time anything was computed."""
+        with self._stage(f"{task}: encode {folder.name}"):
+            result = encode(store, encoder, FeatureCache(self.out / "cache"), self.experiment.cameras, self._recipe(0).views)
+        path = folder / "encode.json"
+        if result.frames_s is not None:
+            write_json(path, asdict(result))
+            say(f"{task}, {folder.name}: {result.frames} frames at {result.frames_s:.0f} frames/s")
+            return result.frames_s
+        if not path.exists():
+            return None
+        last = read_json(path)
+        return last["frames"] / last["seconds"]
+
+    def _train(self, store: EpisodeStore, arm: str, encoder: Encoder, folder: Path, seed: int) -> TrainResult:
+        recipe = self._recipe(seed)
+        policy = {**choice("policy", self.experiment.policy), **self.experiment.policy_overrides}
+        made_of = {
+            "dataset": store.dataset_fingerprint(),
+            "encoder": encoder.fingerprint,
+            "policy": policy,
+            "recipe": asdict(recipe),
+        }
+        out = folder / f"seed{seed}-{fingerprint(made_of)[:10]}"
+        cache, device = FeatureCache(self.out / "cache"), self._torch_device()
+        return train(store, encoder, choice("encoder", arm), cache, policy, self.experiment.cameras, recipe, out, device)
+
+    def _evaluate(
+        self, task: str, arm: str, task_config: Mapping[str, Any], pool: RolloutPool, seed: int, result: TrainResult
+    ) -> list[Any]:
+        digest = verify_checkpoint(result.checkpoint)["files"]["policy.safetensors"]
+        what = Evaluation(task, arm, seed, digest, task_config)
+        agent = load_policy(result.checkpoint, self.device, rows=ROWS)
+        return evaluate(what, agent, pool, parse_seeds(self.experiment.test_seeds), _rollout_folder(result))
+
+    def _measure(self, result: TrainResult) -> InferenceCost:
+        path = _run_folder(result) / "inference.json"
+        if not path.exists():
+            write_json(path, asdict(measure_inference(result.checkpoint, self.device)))
+        return InferenceCost(**read_json(path))
+
+    def _video(self, task: str, arm: str, result: TrainResult) -> Path | None:
+        successes, failures = load_clips(_rollout_folder(result))
+        path = self.out / f"{task}-{arm}.mp4"
+        newest = max((p.stat().st_mtime for p in (_rollout_folder(result) / CLIPS).glob("*.npy")), default=None)
+        if newest is None:
+            return None
+        if not path.exists() or path.stat().st_mtime < newest:
+            side_by_side(successes, failures, path)
+        return path
+
+    def _recipe(self, seed: int) -> Recipe:
+        return Recipe(**{**self.experiment.recipe, "seed": seed})
+
+    def _torch_device(self) -> Any:
+        from s2robot.encoders.backbone import resolve_device
+
+        return resolve_device(self.device)
+
+    @contextmanager
+    def _stage(self, label: str) -> Iterator[None]:
+        """Add the seconds of a stage to `stages.json`, also when it is interrupted: totals span restarts."""
+        say(f"{label} ...")
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent_s = time.perf_counter() - start_s
+            self.stages_s[label] = round(self.stages_s.get(label, 0.0) + spent_s, 2)
+            write_json(self.out / "stages.json", self.stages_s)
+            say(f"{label}: {clock(spent_s)}")
+
+
+def _arm_record(
+    arm: str, encoder: Encoder, cost: InferenceCost, frames_s: float | None, runs: list[RunRecord]
+) -> ArmRecord:
+    return ArmRecord(
+        name=arm,
+        encoder=encoder.name,
+        sizes=encoder.sizes,
+        weights_sha256=encoder.weights_sha256() if encoder.sizes else None,
+        gmac_image=cost.gmac_image,
+        gmac_decision=cost.gmac_decision,
+        params=cost.params,
+        latency_p50_ms=cost.latency_p50_ms,
+        latency_p95_ms=cost.latency_p95_ms,
+        peak_mb=cost.peak_mb,
+        encode_frames_s=frames_s,
+        runs=runs,
+    )
+
+
+def _curve(result: TrainResult) -> list[CurvePoint]:
+    return [CurvePoint(int(p["step"]), p["train_loss"], p["val_loss"]) for p in result.curve]
+
+
+def _run_folder(result: TrainResult) -> Path:
+    return result.checkpoint.parent.parent
+
+
+def _rollout_folder(result: TrainResult) -> Path:
+    return _run_folder(result) / "rollouts"
+
+

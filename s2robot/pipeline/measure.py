@@ -1,0 +1,81 @@
+"""Latency and memory of a checkpoint at batch 1, in a process of its own so that nothing else is counted."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from s2robot.types import DatasetSpec, Observation
+
+WARM_UP, CALLS = 5, 60
+
+
+@dataclass(frozen=True)
+class InferenceCost:
+    """Of one decision at batch 1: frames in, action chunk out. `peak_mb` is the process's peak resident memory on the
+    CPU (libraries and weights included), the peak of allocated device memory on a GPU.
+    """
+
+    latency_p50_ms: float
+    latency_p95_ms: float
+    peak_mb: float
+    gmac_image: float
+    gmac_decision: float
+    params: int
+
+
+def measure_inference(checkpoint: Path, device: str = "auto") -> InferenceCost:
+    """Load the checkpoint in a fresh process and time `infer` on random frames."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, str(checkpoint), device).result()
+
+
+def _measure(checkpoint: str, device: str) -> InferenceCost:
+    import torch
+
+    from s2robot.encoders.cost import count_gmac
+    from s2robot.pipeline.agents import load_policy
+    from s2robot.pipeline.checkpoint import open_checkpoint
+
+    agent = load_policy(Path(checkpoint), device)
+    spec = DatasetSpec.from_json(open_checkpoint(Path(checkpoint))[1]["spec"])
+    observations = [_fake_observation(spec, agent.cameras, seed) for seed in range(8)]
+    times_ms = []
+    for call in range(WARM_UP + CALLS):
+        start_s = time.perf_counter()
+        agent.infer(observations[call % len(observations)])
+        times_ms.append(1e3 * (time.perf_counter() - start_s))
+    p50, p95 = np.percentile(times_ms[WARM_UP:], [50, 95])
+    gpu = agent.device.type == "cuda"
+    peak_mb = torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    image = agent.encoder.cost().gmac if agent.cameras else 0.0
+    window = [[observations[0]] * agent.policy.observation_horizon]
+    inputs = agent.inputs(window)
+    noise = torch.zeros(1, agent.policy.chunk, len(agent.unnormalise.offset), device=agent.device)
+    head = count_gmac(agent.policy.sample, inputs, noise)
+    return InferenceCost(
+        latency_p50_ms=float(p50),
+        latency_p95_ms=float(p95),
+        peak_mb=float(peak_mb),
+        gmac_image=image,
+        gmac_decision=image * len(agent.cameras) * agent.policy.observation_horizon + head,
+        params=agent.encoder.cost().params + sum(p.numel() for p in agent.policy.parameters()),
+    )
+
+
+def _fake_observation(spec: DatasetSpec, cameras: tuple[str, ...], seed: int) -> Observation:
+    """Random frames and state of the right shapes: time does not depend on the content."""
+    rng = np.random.default_rng(seed)
+    streams = [spec.observation.camera(name) for name in cameras]
+    return Observation(
+        images={c.name: rng.integers(0, 256, (c.height, c.width, 3), np.uint8) for c in streams},
+        proprio=rng.normal(size=len(spec.observation.proprio)).astype(np.float32),
+        goal=np.eye(max(1, len(spec.observation.goal)), dtype=np.float32)[0, : len(spec.observation.goal)],
+        time_s=0.0,
+    )
