@@ -173,7 +173,7 @@ class MultiscaleEncoder(nn.Module):
             side = min(height, width)
             top, left = (height - side) // 2, (width - side) // 2
             images = images[..., top : top + side, left : left + side]
-        # One memory layout whatever the caller's: resizing rounds differently for channels-last frames.
+        # Planes, not interleaved pixels as cameras deliver them: resizing takes three quarters of the time.
         frames = images.to(self.device).contiguous().float() * self._scale + self._shift
         if height == width or self.square == "crop":
             return frames

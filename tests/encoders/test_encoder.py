@@ -76,10 +76,12 @@ def test_memory_layout_of_the_frames_does_not_matter():
 
 
 def test_nothing_can_train_the_encoder():
-    frozen = encoder()
+    backbone = Backbone(tiny_model("vit1").requires_grad_(True).train(), "vit1", patch=8, num_prefix_tokens=1)
+    frozen = MultiscaleEncoder(backbone, (32, 64), dtype="float32", device="cpu")
     before = frozen.weights_sha256()
     assert not any(tensor.requires_grad for tensor in [*frozen.parameters(), *frozen.buffers()])
-    assert not any(module.training for module in [frozen, *frozen.train().modules()])
+    torch.nn.ModuleList([frozen, backbone]).train()
+    assert not any(module.training for module in frozen.modules())
     head = torch.nn.Linear(32, 1)
     optimiser = torch.optim.SGD([*head.parameters(), *frozen.parameters()], lr=1.0, weight_decay=0.1)
     features = frozen(frames(2, 64)).tokens
@@ -87,6 +89,8 @@ def test_nothing_can_train_the_encoder():
     torch.autograd.backward(head(features).sum())
     optimiser.step()
     assert frozen.weights_sha256() == before
+    backbone.model.requires_grad_(True)  # whoever thaws it by hand still gets features without a gradient
+    assert not frozen(frames(2, 64)).tokens.requires_grad
 
 
 def test_dropout_and_running_statistics_stay_off():
