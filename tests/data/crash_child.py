@@ -20,7 +20,7 @@ from tiny_episodes import SPEC, make_episode
 from s2robot.data.episodes import EpisodeWriter, write_files
 from s2robot.data.group import MANIFEST, entry_of, episode_fingerprint, manifest_of, pack
 from s2robot.data.index import EPISODES, EpisodeEntry, added, append_record, store_lock
-from s2robot.storage import fsync_tree
+from s2robot.storage import fsync_file, fsync_tree
 from s2robot.types import Episode
 
 
@@ -46,12 +46,13 @@ class IndexFirst(EpisodeWriter):
 
 
 class NoRename(EpisodeWriter):
-    """Writes the files under their final name."""
+    """Writes the files, each of them synced, under their final name."""
 
     def write(self, episode: Episode) -> str:
         files, entry = prepared(episode)
-        write_files(self.path / EPISODES / entry.id, files)
-        fsync_tree(self.path / EPISODES / entry.id)
+        for path, data in files.items():
+            write_files(self.path / EPISODES / entry.id, {path: data})
+            fsync_file(self.path / EPISODES / entry.id / path)
         with store_lock(self.path):
             append_record(self.path, added(entry))
         return entry.id

@@ -18,15 +18,15 @@ from s2robot.data.group import episode_fingerprint
 CHILD = str(Path(__file__).with_name("crash_child.py"))
 
 
-def kill_repeatedly(store: Path, kills: int) -> int:
-    """Each child goes on with the same store where the last one was killed. Returns the number acknowledged."""
+def kill_repeatedly(store: Path, kills: int, writer: str = "EpisodeWriter") -> int:
+    """Kill children that write to one store, one after the other, at seeded moments. Returns how much they wrote."""
     start = time.monotonic()
     acknowledged = [EpisodeWriter(store, SPEC).write(make_episode(0))]
     one_write_s = time.monotonic() - start
     fingerprints = {0: episode_fingerprint(make_episode(0))}
     for kill in range(kills):
         moment, first = random.Random(kill).uniform(0.0, 3 * one_write_s), 1000 * kill + 1
-        command = [sys.executable, CHILD, "loop", str(store), "EpisodeWriter", str(first)]
+        command = [sys.executable, CHILD, "loop", str(store), writer, str(first)]
         ready, *ids = run_and_kill(command, moment, env={"OMP_NUM_THREADS": "1"}).lines
         assert ready == "ready"
         acknowledged += ids
@@ -57,6 +57,13 @@ def test_ten_kills_from_outside_lose_nothing_acknowledged(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_hundred_kills_from_outside_lose_nothing_acknowledged(tmp_path: Path) -> None:
     assert kill_repeatedly(tmp_path / "store", kills=100) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", ["IndexFirst", "NoRename", "Append"])
+def test_kills_from_outside_find_a_writer_that_skips_a_safeguard(tmp_path: Path, mutant: str) -> None:
+    with pytest.raises(CrashFault, match=r"a reader meets damage|is partial|reads as other content"):
+        kill_repeatedly(tmp_path / "store", kills=30, writer=mutant)
 
 
 def test_a_kill_between_file_operations_loses_nothing_acknowledged(tmp_path: Path) -> None:

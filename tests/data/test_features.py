@@ -53,12 +53,12 @@ def test_another_key_is_not_served(cache: FeatureCache, field: str) -> None:
     assert cache.get(other) is None
 
 
-def test_any_flipped_bit_means_encode_again(cache: FeatureCache) -> None:
-    path, rng = cache.path(KEY), np.random.default_rng(1)
+def test_a_flipped_bit_in_any_byte_means_encode_again(cache: FeatureCache) -> None:
+    path = cache.path(KEY)
     good = path.read_bytes()
-    for position, bit in zip(rng.permutation(len(good))[:300], rng.integers(0, 8, 300), strict=True):
-        path.write_bytes(good[:position] + bytes([good[position] ^ (1 << bit)]) + good[position + 1 :])
-        assert cache.get(KEY) is None, f"bit {bit} of byte {position}"
+    for position in range(len(good)):  # the lowest bit turns a digit into another digit, a name into another name
+        path.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
+        assert cache.get(KEY) is None, f"byte {position}"
     path.write_bytes(good)
     assert cache.get(KEY) is not None
 
@@ -148,3 +148,5 @@ def test_a_view_is_one_small_shift_of_all_frames_with_replicated_borders(view: i
 def test_views_and_seeds_differ_and_reach_every_shift() -> None:
     seen = {shift_view(IMAGES, view, seed).tobytes() for view in (1, 2) for seed in range(300)}
     assert len(seen) == 5 * 9
+    same = sum(np.array_equal(shift_view(IMAGES, 1, seed), shift_view(IMAGES, 2, seed)) for seed in range(100))
+    assert same < 10  # 1 in 45 by chance
