@@ -52,6 +52,8 @@ class BlindEncoder:
             "sizes": [],
             "grid": [0, 0],
             "channels": 0,
+            "num_prefix_tokens": 0,
+            "dtype": "float32",
             "weights_sha256": self.weights_sha256(),
             "fingerprint": self.fingerprint,
         }

@@ -77,6 +77,8 @@ def test_half_precision_weights_load_as_float32(model_folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     weights = {key: value.half() for key, value in load_file(folder / "model.safetensors").items()}
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
     backbone = huggingface_backbone(str(tmp_path))
     assert {p.dtype for p in backbone.parameters()} == {torch.float32}
 
