@@ -50,7 +50,9 @@ class GraspExpert:
         self.phase = "approach"
         self._closing = self._descending = 0
         self._noise = np.zeros(6)
-        self._face: int | None = None  # which of the four cube faces the hand turns to; kept until a retry, or ties would flip it
+        self._face: int | None = (
+            None  # which of the four cube faces the hand turns to; kept until a retry, or ties would flip it
+        )
 
     def act(self) -> tuple[Float64[np.ndarray, "7"], Float64[np.ndarray, "7"]]:
         """The clean action (the label) and the noisy one (to execute)."""

@@ -18,7 +18,13 @@ from s2robot.errors import S2RobotError, unknown_name
 
 VISUAL_GROUP = 1  # robosuite keeps visual geoms in group 1, collision geoms in group 0
 
-RENDERER_SETTINGS = {"engine": "mujoco", "offsamples": 0, "reflection": False, "shadow": False, "geomgroup": [VISUAL_GROUP]}
+RENDERER_SETTINGS = {
+    "engine": "mujoco",
+    "offsamples": 0,
+    "reflection": False,
+    "shadow": False,
+    "geomgroup": [VISUAL_GROUP],
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,9 @@ class LeanRenderer:
             self._gl = mujoco.GLContext(width, height)
             self._gl.make_current()
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        except Exception as error:  # each GL backend raises its own types: AttributeError, RuntimeError, FatalError, EGLError
+        except (
+            Exception
+        ) as error:  # each GL backend raises its own types: AttributeError, RuntimeError, FatalError, EGLError
             raise S2RobotError(
                 f"no OpenGL context for offscreen rendering ({error}); run `s2robot doctor`, which names what to install"
             ) from error
@@ -85,7 +93,9 @@ class LeanRenderer:
         mujoco.mjr_render(self._rect, self._scene, self._context)
         mujoco.mjr_readPixels(self._rgb, None, self._rect, self._context)
         flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = False
-        segment = self._rgb[::-1].astype(np.int32) @ np.array([1, 256, 65536], np.int32) - 1  # segid + 1 as a 24-bit colour
+        segment = (
+            self._rgb[::-1].astype(np.int32) @ np.array([1, 256, 65536], np.int32) - 1
+        )  # segid + 1 as a 24-bit colour
         lookup = np.full(self._scene.ngeom + 1, -1, np.int32)  # last entry: no hit (segment == -1)
         for geom in self._scene.geoms[: self._scene.ngeom]:
             if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.segid >= 0:

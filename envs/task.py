@@ -12,7 +12,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -68,7 +68,7 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
     Subclasses build the world, place its objects, name the goal and say when the task is done.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_RATE_HZ}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_RATE_HZ}  # noqa: RUF012
     goal_names: tuple[str, ...] = ()
 
     def __init__(self, name: str, horizon: int, frame_px: int, cameras: Sequence[str] = CAMERAS) -> None:
@@ -90,7 +90,7 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         self.steps = 0
         self.end: EndReason | None = None
         self.action_space = spaces.Box(-1.0, 1.0, (len(ACTION_SPEC.names),), np.float32)
-        self.observation_space = spaces.Dict(
+        self.observation_space: spaces.Space[Any] = spaces.Dict(
             {
                 "proprio": spaces.Box(-np.inf, np.inf, (len(PROPRIO_NAMES),), np.float32),
                 "goal": spaces.Box(0.0, 1.0, (len(self.goal_names),), np.float32),
@@ -205,7 +205,7 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         """Privileged per-step labels that no policy sees."""
         return {"target_pos_w": self.target_pos_w().astype(np.float32)}
 
-    def spec(self, cameras: Sequence[str]) -> DatasetSpec:
+    def dataset_spec(self, cameras: Sequence[str]) -> DatasetSpec:
         """What a store of this task's episodes declares."""
         streams = tuple(CameraSpec(camera, self.frame_px, self.frame_px) for camera in cameras)
         return DatasetSpec(

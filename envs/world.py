@@ -58,7 +58,7 @@ class LiftWorld(Lift):
             z_offset=0.01,
         )
         super().__init__(placement_initializer=sampler, use_object_obs=False, **world_options())
-        self._observables = {}
+        self._observables: dict[str, Any] = {}
 
     def seed_episode(self, rng: np.random.Generator) -> None:
         """Make the next soft reset a function of `rng` alone."""
@@ -72,7 +72,7 @@ class TableWorld(ManipulationEnv):
     def __init__(self, objects: Sequence[MujocoObject]) -> None:
         self.objects = list(objects)
         super().__init__(**world_options())
-        self._observables = {}
+        self._observables: dict[str, Any] = {}
 
     def seed_episode(self, rng: np.random.Generator) -> None:
         """Make the next soft reset a function of `rng` alone."""

@@ -31,9 +31,7 @@ class ObservationEncoder(nn.Module):
         super().__init__()
         self.proprio_noise = proprio_noise
         self.horizon = observation_horizon
-        self.cameras = nn.ModuleDict(
-            {c: CameraPool(shapes, token_hidden, token_dim, view_dim) for c in shapes.cameras}
-        )
+        self.cameras = nn.ModuleDict({c: CameraPool(shapes, token_hidden, token_dim, view_dim) for c in shapes.cameras})
         vectors = len(shapes.cameras) * view_dim + shapes.proprio
         self.dim = observation_horizon * vectors + shapes.goal
 

@@ -25,10 +25,8 @@ def progress(items: Iterable[T], total: int, label: str, unit: str = "it", done:
         yield from tqdm(items, total=total, initial=done, desc=label, unit=unit, dynamic_ncols=True, smoothing=0.1)
         return
     start_s = last_s = time.monotonic()
-    count = 0
-    for item in items:
+    for count, item in enumerate(items, start=1):
         yield item
-        count += 1
         now_s = time.monotonic()
         if now_s - last_s >= LINE_EVERY_S or done + count == total:
             last_s = now_s

@@ -8,6 +8,7 @@ the last action is not stored.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from s2robot.errors import MismatchError, S2RobotError
+from s2robot.errors import MismatchError, S2RobotError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,6 @@ class ObservationSpec:
 
     def camera(self, name: str) -> CameraSpec:
         """The camera called `name`. Raises S2RobotError naming the known ones."""
-        from s2robot.errors import unknown_name
-
         for camera in self.cameras:
             if camera.name == name:
                 return camera
@@ -80,8 +79,6 @@ class DatasetSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; the inverse of `from_json`."""
-        import json
-
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
@@ -110,9 +107,8 @@ def observation_spec_from_json(data: Mapping[str, Any]) -> ObservationSpec:
 
 def action_spec_from_json(data: Mapping[str, Any]) -> ActionSpec:
     """Inverse of `dataclasses.asdict` on an ActionSpec after a JSON round trip."""
-    lists = {key: tuple(data[key]) for key in ("names", "units", "low", "high")}
-    scalars = {key: data[key] for key in ("frame", "mode", "rotation", "gripper", "rate_hz")}
-    return ActionSpec(**lists, **scalars)
+    fields: dict[str, Any] = dict(data)
+    return ActionSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
 
 
 def require_equal(what: str, ours: object, theirs: object, remedy: str) -> None:

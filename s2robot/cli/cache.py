@@ -13,15 +13,15 @@ VERBS = {
 
 
 def run(config: Any, verb: str) -> int | None:
-    """Raises S2RobotError for a prune without a rule, or when `folder` does not exist."""
+    """Raises S2RobotError for a prune without a rule, or when `cache` does not exist."""
     from pathlib import Path
 
     from s2robot.data.features import FeatureCache
     from s2robot.errors import S2RobotError
 
-    if not Path(config.folder).is_dir():
-        raise S2RobotError(f"no feature cache at {config.folder}; `s2robot encode` makes one, or give folder=DIR")
-    cache = FeatureCache(config.folder)
+    if not Path(config.cache).is_dir():
+        raise S2RobotError(f"no feature cache at {config.cache}; `s2robot encode` makes one, or give cache=DIR")
+    cache = FeatureCache(config.cache)
     if verb == "list":
         found = cache.list()
     else:
@@ -34,5 +34,5 @@ def run(config: Any, verb: str) -> int | None:
             f"{line.bytes / 1e6:>9.1f} MB  used {days:.1f} days ago"
         )
     done = {"list": "cached", "prune": "would be deleted" if config.dry_run else "deleted"}[verb]
-    print(f"{sum(line.bytes for line in found) / 1e6:.1f} MB of {len(found)} encoders {done} in {config.folder}")
+    print(f"{sum(line.bytes for line in found) / 1e6:.1f} MB of {len(found)} encoders {done} in {config.cache}")
     return None

@@ -26,9 +26,7 @@ def run(config: Any, verb: str) -> int | None:
     frame_px = max((c["height"] for c in trained_on.get("observation", {}).get("cameras", [])), default=224)
     task = {**choice("task", name), "frame_px": frame_px, "cameras": cameras}
     agent = load_policy(path, config.device, rows=ROWS)
-    what = Evaluation(
-        name, config.arm, int(manifest["recipe"]["seed"]), manifest["files"]["policy.safetensors"], task
-    )
+    what = Evaluation(name, config.arm, int(manifest["recipe"]["seed"]), manifest["files"]["policy.safetensors"], task)
     with RolloutPool(task, config.workers) as pool:
         outcomes = evaluate(what, agent, pool, seeds, Path(config.out))
     k = sum(outcome.success for outcome in outcomes)

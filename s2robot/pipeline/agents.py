@@ -41,7 +41,3 @@ def load_policy(folder: Path | str, device: str = "auto", rows: int = 1) -> Agen
     agent = Agent(encoder, policy.to(encoder.device), proprio, action, manifest["shapes"]["cameras"], rows)
     agent.reset()
     return agent
-
-
-
-

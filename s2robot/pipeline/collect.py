@@ -61,13 +61,15 @@ def collect(
         seeds = range(next_seed, next_seed + episodes - done)
         if seeds[-1] not in DEMONSTRATION_SEEDS:
             raise S2RobotError(
-                f"seeds {seeds[0]}:{seeds[-1] + 1} leave {DEMONSTRATION_SEEDS.start}:{DEMONSTRATION_SEEDS.stop}, which are "
-                f"set apart for demonstrations; ask for fewer episodes or a lower first_seed"
+                f"seeds {seeds[0]}:{seeds[-1] + 1} leave those set apart for demonstrations, "
+                f"{DEMONSTRATION_SEEDS.start}:{DEMONSTRATION_SEEDS.stop}; ask for fewer episodes or a lower first_seed"
             )
         next_seed = seeds[-1] + 1
         done += sum(seed in have for seed in seeds)
         items = [CollectItem(task_json, str(store), cameras, seed) for seed in seeds if seed not in have]
-        for result in progress(run_tasks(collect_one, items, workers), len(seeds), "collect", "demo", len(seeds) - len(items)):
+        for result in progress(
+            run_tasks(collect_one, items, workers), len(seeds), "collect", "demo", len(seeds) - len(items)
+        ):
             done += result.episode is not None
             failed += result.episode is None
             yield result
@@ -122,4 +124,4 @@ def _workshop(task_json: str, store: str, cameras: tuple[str, ...]) -> tuple[Tab
     from s2robot.envs import make_task
 
     env = make_task(json.loads(task_json))
-    return env, EpisodeWriter(store, env.spec(cameras))
+    return env, EpisodeWriter(store, env.dataset_spec(cameras))

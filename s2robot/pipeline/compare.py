@@ -59,7 +59,7 @@ class Experiment:
         seeds = parse_seeds(self.test_seeds)
         if seeds[0] not in TEST_SEEDS or seeds[-1] not in TEST_SEEDS:
             raise S2RobotError(
-                f"test_seeds={self.test_seeds} leave {TEST_SEEDS.start}:{TEST_SEEDS.stop}, which are set apart for tests"
+                f"test_seeds={self.test_seeds} leave those set apart for tests, {TEST_SEEDS.start}:{TEST_SEEDS.stop}"
             )
         if not (self.tasks and self.arms and self.train_seeds):
             raise S2RobotError("an experiment needs at least one task, one arm and one training seed")
@@ -126,7 +126,9 @@ class Comparison:
     def _encode(self, task: str, store: EpisodeStore, encoder: Encoder, folder: Path) -> float | None:
         """Fill the cache; the speed is that of the last time anything was computed."""
         with self._stage(f"{task}: encode {folder.name}"):
-            result = encode(store, encoder, FeatureCache(self.out / "cache"), self.experiment.cameras, self._recipe(0).views)
+            result = encode(
+                store, encoder, FeatureCache(self.out / "cache"), self.experiment.cameras, self._recipe(0).views
+            )
         path = folder / "encode.json"
         if result.frames_s is not None:
             write_json(path, asdict(result))
@@ -148,7 +150,9 @@ class Comparison:
         }
         out = folder / f"seed{seed}-{fingerprint(made_of)[:10]}"
         cache, device = FeatureCache(self.out / "cache"), self._torch_device()
-        return train(store, encoder, choice("encoder", arm), cache, policy, self.experiment.cameras, recipe, out, device)
+        return train(
+            store, encoder, choice("encoder", arm), cache, policy, self.experiment.cameras, recipe, out, device
+        )
 
     def _evaluate(
         self, task: str, arm: str, task_config: Mapping[str, Any], pool: RolloutPool, seed: int, result: TrainResult
@@ -225,5 +229,3 @@ def _run_folder(result: TrainResult) -> Path:
 
 def _rollout_folder(result: TrainResult) -> Path:
     return _run_folder(result) / "rollouts"
-
-

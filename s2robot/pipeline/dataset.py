@@ -6,7 +6,7 @@ Dims: s steps of all episodes, w windows, o observation horizon, k chunk, n toke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -86,18 +86,19 @@ def load_training_data(
     proprio = Normalise.fit(flat.proprio, floor=PROPRIO_FLOOR)
     action = Normalise.fit(flat.action, floor=ACTION_FLOOR)
     labels = flat.labels.get("target_pos_w")
-    shared = {
-        "tokens": tokens,
-        "proprio": torch.from_numpy(proprio(flat.proprio)).to(device),
-        "goal": torch.from_numpy(np.repeat(flat.goal, flat.lengths, axis=0)).to(device),
-        "action": torch.from_numpy(action(flat.action)).to(device),
-        "object_xy": None if labels is None else torch.from_numpy(labels[:, :2].astype(np.float32)).to(device),
-    }
     windows = flat.windows(observation_horizon, chunk)
+    train = Split(
+        tokens=tokens,
+        proprio=torch.from_numpy(proprio(flat.proprio)).to(device),
+        goal=torch.from_numpy(np.repeat(flat.goal, flat.lengths, axis=0)).to(device),
+        action=torch.from_numpy(action(flat.action)).to(device),
+        object_xy=None if labels is None else torch.from_numpy(labels[:, :2].astype(np.float32)).to(device),
+        windows=_select(windows, windows.episode < first_held_out),
+    )
     grid, channels = encoder.grid, encoder.channels
     return TrainingData(
-        train=Split(**shared, windows=_select(windows, windows.episode < first_held_out)),
-        validation=Split(**shared, windows=_select(windows, windows.episode >= first_held_out)),
+        train=train,
+        validation=replace(train, windows=_select(windows, windows.episode >= first_held_out)),
         shapes=Shapes(seen, grid, channels, flat.proprio.shape[1], flat.goal.shape[1], flat.action.shape[1]),
         proprio=proprio,
         action=action,

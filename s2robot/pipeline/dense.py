@@ -12,6 +12,7 @@ Dims: b batch, n tokens (g x g), k cells (4 per token and axis), s crop side (px
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,9 +42,9 @@ class DenseBatch:
 class DensePretrainer(nn.Module):
     """A ViT backbone (Hugging Face, CLS first) with a linear dense head."""
 
-    def __init__(self, backbone: nn.Module, patch: int) -> None:
+    def __init__(self, backbone: Any, patch: int) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone
         self.patch = patch
         self.head = nn.Linear(backbone.config.hidden_size, OUTPUTS * CELLS * CELLS)
 
@@ -96,10 +97,14 @@ class CropSampler:
             size = (self.tile_px, self.tile_px)
             image = F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False)
         image = image[0].float() / 127.5 - 1.0
-        image = (image * rng.uniform(0.8, 1.2) + rng.uniform(-0.15, 0.15)).clamp(-1, 1)  # exposure, not colour: it is a label
+        image = (image * rng.uniform(0.8, 1.2) + rng.uniform(-0.15, 0.15)).clamp(
+            -1, 1
+        )  # exposure, not colour: it is a label
         k = CELLS * self.tile_px // self.patch
         code = torch.from_numpy(self.frames.get("code", index)[window].astype(np.float32))
-        cells = F.adaptive_max_pool2d(code[None, None], k)[0, 0].long()  # the highest code wins: objects over robot over table
+        cells = F.adaptive_max_pool2d(code[None, None], k)[
+            0, 0
+        ].long()  # the highest code wins: objects over robot over table
         depth = torch.from_numpy(self.frames.get("depth_m", index)[window].astype(np.float32))
         log_depth = F.adaptive_avg_pool2d(depth[None, None], k)[0, 0].log()
         which = (cells - FIRST_OBJECT).clamp(min=0)

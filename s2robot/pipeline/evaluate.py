@@ -17,7 +17,13 @@ from s2robot.policies.agent import Agent
 from s2robot.progress import progress
 from s2robot.storage import append_line, cut_torn_line, fsync_folder, read_json, write_atomic, write_json
 
-EPISODES, TIMINGS, JOURNAL, IDENTITY, CLIPS = "episodes.jsonl", "timings.jsonl", "journal.jsonl", "evaluate.json", "clips"
+EPISODES, TIMINGS, JOURNAL, IDENTITY, CLIPS = (
+    "episodes.jsonl",
+    "timings.jsonl",
+    "journal.jsonl",
+    "evaluate.json",
+    "clips",
+)
 CLIPS_PER_END = 3
 RECORDED_CAMERA = "agentview"
 ROWS = 8  # group size of encoder and policy calls in rollouts; part of every outcome
@@ -55,7 +61,9 @@ def evaluate(what: Evaluation, agent: Agent, pool: RolloutPool, seeds: range, ou
     lines = {line["seed"]: line for line in _read_journal(out / JOURNAL)}
     missing = [seed for seed in seeds if seed not in lines]
     label = f"rollouts {what.task}/{what.arm}"
-    for episode in progress(rollout(pool, agent, missing, RECORDED_CAMERA), len(seeds), label, "episode", len(seeds) - len(missing)):
+    for episode in progress(
+        rollout(pool, agent, missing, RECORDED_CAMERA), len(seeds), label, "episode", len(seeds) - len(missing)
+    ):
         outcome = _outcome(what, episode)
         timing = {"seconds": episode.seconds, "decisions": episode.decisions}
         _keep_clip(out / CLIPS, episode)
@@ -83,7 +91,7 @@ def _claim(out: Path, what: Evaluation) -> None:
         changed = sorted(key for key in identity if theirs.get(key) != identity[key])
         if changed:
             raise MismatchError(
-                f"{out} holds an evaluation with another {', '.join(changed)}; give another out= folder or delete that one"
+                f"{out} holds an evaluation with another {', '.join(changed)}; give another out= or delete that one"
             )
     else:
         write_json(out / IDENTITY, identity)

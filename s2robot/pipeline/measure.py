@@ -53,7 +53,9 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
         times_ms.append(1e3 * (time.perf_counter() - start_s))
     p50, p95 = np.percentile(times_ms[WARM_UP:], [50, 95])
     gpu = agent.device.type == "cuda"
-    peak_mb = torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mb = (
+        torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    )
     image = agent.encoder.cost().gmac if agent.cameras else 0.0
     window = [[observations[0]] * agent.policy.observation_horizon]
     inputs = agent.inputs(window)

@@ -51,7 +51,8 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if self.tile_px % 16 or self.hidden_size % self.heads:
             raise S2RobotError(
-                f"tile_px={self.tile_px} must divide by the patch of 16 px and hidden_size={self.hidden_size} by heads={self.heads}"
+                f"tile_px={self.tile_px} must divide by the patch of 16 px and hidden_size={self.hidden_size} "
+                f"by heads={self.heads}"
             )
 
     def recipe(self) -> dict[str, Any]:
@@ -103,12 +104,14 @@ def resume(state: TrainState, folder: Path, recipe: dict[str, Any]) -> None:
     path, manifest = found
     if manifest["recipe"] != recipe:
         changed = sorted(k for k in {*recipe, *manifest["recipe"]} if recipe.get(k) != manifest["recipe"].get(k))
-        raise MismatchError(f"{folder} was trained with another recipe ({', '.join(changed)}); give another out= folder")
+        raise MismatchError(
+            f"{folder} was trained with another recipe ({', '.join(changed)}); give another out= folder"
+        )
     state.restore(load_tensors(path, "train_state"), manifest["step"])
     say(f"resuming {folder.parent.name} at step {state.step}")
 
 
-def build_vit(config: PretrainConfig) -> torch.nn.Module:
+def build_vit(config: PretrainConfig) -> Any:
     """A randomly initialised Hugging Face ViT with plain attention: SDPA's backward is slower on the CPU (measured)."""
     from transformers import ViTConfig, ViTModel
 
@@ -125,7 +128,7 @@ def build_vit(config: PretrainConfig) -> torch.nn.Module:
     return ViTModel(shape, add_pooling_layer=False)
 
 
-def export_weights(backbone: torch.nn.Module, config: PretrainConfig, folder: Path, frames_sha256: str) -> Path:
+def export_weights(backbone: Any, config: PretrainConfig, folder: Path, frames_sha256: str) -> Path:
     """Write config.json, fp16 model.safetensors, preprocessor_config.json and recipe.json."""
     from safetensors.torch import save
 

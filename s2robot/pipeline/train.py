@@ -144,12 +144,15 @@ class EpochSampler:
 
 
 @torch.no_grad()
-def validate(policy: torch.nn.Module, split: Split) -> float:
+def validate(policy: Any, split: Split) -> float:
     """Mean loss over evenly spaced held-out windows, plain view, same noise every time."""
     policy.eval()
     rows = np.linspace(0, len(split) - 1, min(len(split), 256 * VALIDATION_BATCHES)).astype(np.int64)
     torch.manual_seed(0)
-    losses = [policy.loss(split.gather(part, np.zeros(len(part), np.int64))) for part in np.array_split(rows, VALIDATION_BATCHES)]
+    losses = [
+        policy.loss(split.gather(part, np.zeros(len(part), np.int64)))
+        for part in np.array_split(rows, VALIDATION_BATCHES)
+    ]
     return float(torch.stack(losses).mean())
 
 
@@ -220,4 +223,3 @@ def _require_same_run(out: Path, theirs: Mapping[str, Any], ours: Mapping[str, A
         raise MismatchError(
             f"{out} holds a run with another {', '.join(changed)}; give another out= folder or delete that one"
         )
-

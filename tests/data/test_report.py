@@ -90,11 +90,11 @@ def test_the_commands_list_and_prune_the_cache(tmp_path: Path, capsys) -> None:
     for name in ("tiny", "large"):
         key = FeatureKey(encoder=name[0] * 64, episode="a" * 64, camera="front")
         cache.put(key, np.zeros((2, 4, 3), np.float16), (2, 2), encoder_name=name)
-    assert main(["cache", "list", f"folder={tmp_path}"]) == 0
+    assert main(["cache", "list", f"cache={tmp_path}"]) == 0
     assert "2 encoders cached" in capsys.readouterr().out
-    assert main(["cache", "prune", f"folder={tmp_path}"]) == 2
-    assert main(["cache", "prune", f"folder={tmp_path}", "keep=[tiny]", "dry_run=true"]) == 0
+    assert main(["cache", "prune", f"cache={tmp_path}"]) == 2
+    assert main(["cache", "prune", f"cache={tmp_path}", "keep=[tiny]", "dry_run=true"]) == 0
     assert "1 encoders would be deleted" in capsys.readouterr().out
-    assert main(["cache", "prune", f"folder={tmp_path}", "keep=tiny"]) == 0
+    assert main(["cache", "prune", f"cache={tmp_path}", "keep=tiny"]) == 0
     assert [line.name for line in cache.list()] == ["tiny"]
-    assert main(["cache", "list", f"folder={tmp_path / 'nowhere'}"]) == 2
+    assert main(["cache", "list", f"cache={tmp_path / 'nowhere'}"]) == 2
