@@ -30,7 +30,7 @@ PALETTE = {
 }
 LIFTED_M = 0.04  # centre above its resting height
 UNTOUCHED_M = 0.015
-MAX_PLACEMENTS = 2000
+MAX_PLACEMENTS = 20_000
 FINGER_HALF_WIDTH_M = 0.011
 
 
@@ -82,6 +82,8 @@ class PickCube(TabletopTask):
         """Uniform over places and yaws by rejection of whole layouts, so that no cube is favoured."""
         for _ in range(MAX_PLACEMENTS):
             places = self._sample_places(rng)
+            if not self._apart(places):  # cheap and necessary; the outlines are checked below
+                continue
             for address, place in zip(self._addresses, places, strict=True):
                 yaw_rad = rng.uniform(-np.pi, np.pi)
                 self.data.qpos[address : address + 3] = [*place, TABLE_HEIGHT_M + self.cube_m / 2]
@@ -90,19 +92,21 @@ class PickCube(TabletopTask):
             if self.smallest_gap_m() >= self.gap_m:
                 return
         raise S2RobotError(
-            f"{self.num_cubes} cubes of {self.cube_m} m do not fit {self.gap_m} m apart; make gap_m smaller or the area larger"
+            f"{self.num_cubes} cubes of {self.cube_m} m do not fit {self.gap_m} m apart; "
+            "make gap_m smaller or the area larger"
         )
 
     def _sample_places(self, rng: np.random.Generator) -> Float64[np.ndarray, "n 2"]:
-        """Centres at least an edge and a gap apart: necessary, cheap to draw, checked exactly afterwards."""
-        apart_m = self.cube_m + self.gap_m
-        while True:
-            middle = rng.uniform(-1, 1, 2) * self.half_range_m if self.cluster_m else np.zeros(2)
-            spread_m = (self.cluster_m, self.cluster_m) if self.cluster_m else self.half_range_m
-            places = middle + rng.uniform(-1, 1, (self.num_cubes, 2)) * spread_m
-            distance_m = np.linalg.norm(places[:, None] - places[None], axis=-1)
-            if (distance_m + np.eye(self.num_cubes) >= apart_m).all():
-                return places
+        """Cube centres, uniform over the area or around a uniform middle."""
+        if self.cluster_m is None:
+            return rng.uniform(-1, 1, (self.num_cubes, 2)) * self.half_range_m
+        middle = rng.uniform(-1, 1, 2) * self.half_range_m
+        return middle + rng.uniform(-self.cluster_m, self.cluster_m, (self.num_cubes, 2))
+
+    def _apart(self, places: Float64[np.ndarray, "n 2"]) -> bool:
+        """Whether all centres are at least an edge and a gap apart."""
+        distance_m = np.linalg.norm(places[:, None] - places[None], axis=-1)
+        return bool((distance_m + np.eye(self.num_cubes) >= self.cube_m + self.gap_m).all())
 
     def smallest_gap_m(self) -> float:
         """Smallest distance between the outlines of two cubes (m); infinite for one cube."""
@@ -133,7 +137,7 @@ class PickCube(TabletopTask):
         return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
 
     def finger_room_m(self, yaw_rad: float) -> float:
-        """Free space on both sides of the named cube along the fingers' closing axis (y of the hand), capped at 4 cm."""
+        """Free space (m) beside the named cube along the fingers' closing axis (the hand's y), at most 4 cm."""
         centre = self.target_pos_w()[:2]
         closing = np.array([-np.sin(yaw_rad), np.cos(yaw_rad)])
         across = np.array([closing[1], -closing[0]])

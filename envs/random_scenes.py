@@ -61,7 +61,7 @@ class SceneGenerator:
         self._geoms = [_geoms_of(self.model, f"object{i}_") for i in range(NUM_OBJECTS)]
         self._joints = [self.model.joint(f"object{i}_joint0").qposadr[0] for i in range(NUM_OBJECTS)]
         self._table_geom = self.model.geom("table_visual").id
-        self._background_geoms = _geoms_of(self.model, "wall_") + [self.model.geom("floor").id]
+        self._background_geoms = [*_geoms_of(self.model, "wall_"), self.model.geom("floor").id]
         self._geom_code = np.full(self.model.ngeom + 1, BACKGROUND, np.uint8)  # the last entry serves geom id -1
         self._geom_code[self._table_geom] = TABLE
         for prefix in ("robot0_", "gripper0_", "fixed_mount0_"):

@@ -8,6 +8,7 @@ Dims: h w image height and width (px).
 
 from __future__ import annotations
 
+import atexit
 from dataclasses import dataclass
 
 import mujoco
@@ -29,7 +30,7 @@ RENDERER_SETTINGS = {
 
 @dataclass(frozen=True)
 class LabelledFrame:
-    """One frame with the simulator's own labels. `geom_id` is -1 where nothing was hit; `depth_m` along the optical axis."""
+    """One frame with the simulator's labels. `geom_id` is -1 where nothing was hit; depth is along the optical axis."""
 
     rgb: UInt8[np.ndarray, "h w 3"]
     geom_id: Int32[np.ndarray, "h w"]
@@ -55,7 +56,7 @@ class LeanRenderer:
             Exception
         ) as error:  # each GL backend raises its own types: AttributeError, RuntimeError, FatalError, EGLError
             raise S2RobotError(
-                f"no OpenGL context for offscreen rendering ({error}); run `s2robot doctor`, which names what to install"
+                f"no OpenGL context for offscreen rendering ({error}); `s2robot doctor` names what to install"
             ) from error
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._rect = mujoco.MjrRect(0, 0, width, height)
@@ -70,6 +71,7 @@ class LeanRenderer:
         self._rgb = np.empty((height, width, 3), np.uint8)
         self._depth = np.empty((height, width), np.float32)
         self._checked = False
+        atexit.register(self.close)  # EGL's own module is gone by the time the interpreter drops a forgotten context
 
     def render(self, data: mujoco.MjData, camera: str) -> UInt8[np.ndarray, "h w 3"]:
         """The frame that `camera` sees, RGB, upright."""
@@ -78,7 +80,7 @@ class LeanRenderer:
         if not self._checked:
             if self._rgb.min() == self._rgb.max():
                 raise S2RobotError(
-                    f"the GL context draws a constant image (camera {camera!r}); run `s2robot doctor` to try the backends"
+                    f"the GL context draws a constant image (camera {camera!r}); `s2robot doctor` tries the backends"
                 )
             self._checked = True
         return np.ascontiguousarray(self._rgb[::-1])  # OpenGL's first row is the bottom one
@@ -104,6 +106,7 @@ class LeanRenderer:
 
     def close(self) -> None:
         """Free the GL context. Safe to call twice."""
+        atexit.unregister(self.close)
         if self._context is not None:
             self._context.free()
             self._gl.free()

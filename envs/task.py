@@ -237,7 +237,7 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         return float(abs(left - right))
 
     def finger_room_m(self, yaw_rad: float) -> float:
-        """Free space (m) for a finger on either side of the target when grasping at hand yaw `yaw_rad`; capped at 4 cm."""
+        """Free space (m) for a finger on either side of the target at hand yaw `yaw_rad`, at most 4 cm."""
         return 0.04
 
     def _observe(self) -> dict[str, np.ndarray]:
@@ -259,7 +259,9 @@ class PixelObservation(gymnasium.ObservationWrapper[dict[str, np.ndarray], np.nd
         frame = spaces.Box(0, 255, (env.frame_px, env.frame_px, 3), np.uint8)
         inner = env.observation_space
         assert isinstance(inner, spaces.Dict)
-        self.observation_space = spaces.Dict({**inner.spaces, **{f"images/{c}": frame for c in env.cameras}})
+        self.observation_space: spaces.Space[Any] = spaces.Dict(
+            {**inner.spaces, **{f"images/{c}": frame for c in env.cameras}}
+        )
 
     def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Add the frames of the present state."""

@@ -107,8 +107,8 @@ def observation_spec_from_json(data: Mapping[str, Any]) -> ObservationSpec:
 
 def action_spec_from_json(data: Mapping[str, Any]) -> ActionSpec:
     """Inverse of `dataclasses.asdict` on an ActionSpec after a JSON round trip."""
-    fields: dict[str, Any] = dict(data)
-    return ActionSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return ActionSpec(**fields)
 
 
 def require_equal(what: str, ours: object, theirs: object, remedy: str) -> None:

@@ -29,8 +29,13 @@ class BlindEncoder:
     channels = 0
 
     def __init__(self, device: str = "auto", dtype: str = "auto") -> None:
-        self.device = resolve_device(device)
+        self._device = resolve_device(device)
         self.fingerprint = fingerprint({"name": self.name, "sizes": []})
+
+    @property
+    def device(self) -> torch.device:
+        """Where its empty features are made."""
+        return self._device
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features:
         """No token per image, on the encoder's device."""

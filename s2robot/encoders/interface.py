@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
@@ -30,6 +31,11 @@ class Encoder(Protocol):
     grid: tuple[int, int]
     channels: int
     fingerprint: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features are computed."""
+        ...
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Features: ...
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from s2robot.data.transforms import Normalise, from_json
 from s2robot.encoders.load import load_encoder

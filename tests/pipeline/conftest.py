@@ -1,0 +1,48 @@
+"""Small real things for the pipeline: a store of rendered lift demonstrations and an encoder with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from s2robot.configs import choice
+from s2robot.data.episodes import EpisodeStore
+from s2robot.data.features import FeatureCache
+from s2robot.encoders.backbone import Backbone
+from s2robot.encoders.encoder import MultiscaleEncoder
+from s2robot.pipeline.collect import collect
+from s2robot.pipeline.encode import encode
+
+TASK = {**choice("task", "lift"), "frame_px": 48, "cameras": ["agentview"]}
+CAMERAS = ("agentview",)
+
+
+def patch_encoder(seed: int = 0) -> MultiscaleEncoder:
+    """One random linear layer per 8 px patch, two scales: quick, and different frames give different tokens."""
+    torch.manual_seed(seed)
+    model = torch.nn.Conv2d(3, 6, 8, stride=8)
+    return MultiscaleEncoder(Backbone(model, f"patches{seed}", patch=8), sizes=(24, 48), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """Six lift demonstrations at 48 px."""
+    folder = tmp_path_factory.mktemp("demonstrations") / "store"
+    list(collect(TASK, folder, 6, CAMERAS, 0, workers=0))
+    return EpisodeStore(folder)
+
+
+@pytest.fixture(scope="session")
+def cache(demonstrations: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    """Their features by `patch_encoder(0)`, two views."""
+    filled = FeatureCache(tmp_path_factory.mktemp("cache"))
+    encode(demonstrations, patch_encoder(), filled, CAMERAS, views=2)
+    return filled
+
+
+def lines(path: Path) -> list[dict]:  # type: ignore[type-arg]
+    """Parsed JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,159 @@
+"""From frames to a checkpoint that acts: features equal the live encoder, runs resume, the wrong encoder is refused."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from s2robot.configs import choice, names
+from s2robot.data.episodes import EpisodeStore, EpisodeWriter
+from s2robot.data.features import FeatureCache, FeatureKey
+from s2robot.errors import MismatchError, S2RobotError
+from s2robot.pipeline import train as train_module
+from s2robot.pipeline.dataset import load_training_data
+from s2robot.pipeline.encode import encode
+from s2robot.pipeline.train import EpochSampler, Recipe, train
+from s2robot.policies.agent import Agent
+from s2robot.policies.policy import ChunkPolicy
+from s2robot.targets import instantiate
+from s2robot.types import Observation
+
+from .conftest import CAMERAS, patch_encoder
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(epochs=3, batch_size=32, warmup=2, validation_fraction=0.2, save_every_s=1e9)
+
+
+def run(store: EpisodeStore, cache: FeatureCache, out: Path, policy: str = "bc", **recipe: Any) -> Any:
+    settings = replace(RECIPE, **recipe)
+    return train(store, patch_encoder(), {}, cache, choice("policy", policy), CAMERAS, settings, out, CPU)
+
+
+def test_cached_features_equal_the_live_encoder(demonstrations: EpisodeStore, cache: FeatureCache) -> None:
+    encoder, episode = patch_encoder(), demonstrations.episodes[1]
+    frames = torch.from_numpy(demonstrations.read(episode).images["agentview"]).permute(0, 3, 1, 2)
+    live = encoder(frames).tokens.numpy()
+    cached = cache.read(FeatureKey(encoder.fingerprint, demonstrations.fingerprint(episode), "agentview")).float32()
+    np.testing.assert_allclose(cached, live, rtol=2**-10, atol=1e-4)  # float16 keeps ten bits
+
+
+def test_one_changed_frame_encodes_that_episode_alone(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    store_folder, encoder, cache = tmp_path / "store", patch_encoder(), FeatureCache(tmp_path / "cache")
+    writer = EpisodeWriter(store_folder, demonstrations.spec)
+    ids = [writer.write(demonstrations.read(episode)) for episode in demonstrations.episodes[:3]]
+    assert encode(EpisodeStore(store_folder), encoder, cache, CAMERAS).episodes == 3
+    assert encode(EpisodeStore(store_folder), encoder, cache, CAMERAS).frames == 0
+    changed = EpisodeStore(store_folder).read(ids[1])
+    changed.images["agentview"][4, 7, 7] ^= 255
+    writer.replace(ids[1], changed)
+    again = encode(EpisodeStore(store_folder), encoder, cache, CAMERAS)
+    assert (again.episodes, again.frames) == (1, len(changed))
+
+
+def test_a_store_with_frames_smaller_than_the_largest_scale_is_refused(
+    demonstrations: EpisodeStore, tmp_path: Path
+) -> None:
+    encoder = patch_encoder()
+    encoder.sizes = (24, 96)
+    with pytest.raises(S2RobotError, match="48 x 48 px, smaller than the largest scale of patches0, 96 px; re-render"):
+        encode(demonstrations, encoder, FeatureCache(tmp_path), CAMERAS)
+
+
+def test_training_without_features_names_the_command(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    with pytest.raises(S2RobotError, match="make them with `s2robot encode`"):
+        run(demonstrations, FeatureCache(tmp_path / "empty"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("policy", names("policy"))
+def test_every_policy_trains_saves_loads_and_acts(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, policy: str
+) -> None:
+    result = run(demonstrations, cache, tmp_path, policy)
+    assert result.curve[-1]["train_loss"] < result.curve[0]["train_loss"]
+    agent = agent_of(demonstrations, cache, result, policy)
+    observation = observe(demonstrations, 0)
+    first = agent.infer(observation)
+    assert first.shape == (agent.policy.execute, 7)
+    assert np.isfinite(first).all()
+    agent.reset()
+    np.testing.assert_array_equal(agent.infer(observation), first)
+
+
+@pytest.mark.parametrize("policy", names("policy"))
+def test_a_decision_does_not_depend_on_its_neighbours(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, policy: str
+) -> None:
+    agent = agent_of(demonstrations, cache, run(demonstrations, cache, tmp_path, policy, epochs=1), policy, rows=4)
+    windows = [[observe(demonstrations, i)] for i in range(5)]
+    keys = [(100 + i, 0) for i in range(5)]
+    together = agent.infer_batch(windows, keys)
+    for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 17):
+        shuffled = agent.infer_batch([windows[i] for i in order], [keys[i] for i in order])
+        np.testing.assert_array_equal(shuffled, together[list(order)])
+    np.testing.assert_array_equal(agent.infer_batch(windows[2:3], keys[2:3])[0], together[2])
+
+
+def test_a_run_killed_between_saves_ends_like_the_whole_one(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(demonstrations, cache, tmp_path / "whole", save_every_s=0.0)
+    real = train_module.save_checkpoint
+    saves = itertools.count()
+
+    def save_then_die(*args: Any, **kwargs: Any) -> Any:
+        real(*args, **kwargs)
+        if next(saves) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "save_checkpoint", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(demonstrations, cache, tmp_path / "part", save_every_s=0.0)
+    monkeypatch.setattr(train_module, "save_checkpoint", real)
+    resumed = run(demonstrations, cache, tmp_path / "part", save_every_s=0.0)
+    assert (whole.checkpoint / "policy.safetensors").read_bytes() == (
+        resumed.checkpoint / "policy.safetensors"
+    ).read_bytes()
+    assert [p["val_loss"] for p in whole.curve] == [p["val_loss"] for p in resumed.curve]
+
+
+def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path
+) -> None:
+    first = run(demonstrations, cache, tmp_path)
+    assert run(demonstrations, cache, tmp_path) == first
+    with pytest.raises(MismatchError, match="holds a run with another recipe"):
+        run(demonstrations, cache, tmp_path, lr=5e-4)
+
+
+def test_every_window_is_seen_once_per_epoch(demonstrations: EpisodeStore, cache: FeatureCache) -> None:
+    data = load_training_data(demonstrations, patch_encoder(), cache, CAMERAS, 2, 1, 8, 0.2, CPU)
+    seen: list[float] = []
+    sampler = EpochSampler(data.train, 16, seed=3, views=2)
+    for step in range(len(data.train) // 16):
+        batch = sampler(step)
+        seen += batch.inputs.proprio[:, 0, 0].tolist()
+        assert batch.inputs.tokens["agentview"].shape == (16, 1, 9, 12)
+    assert len(set(seen)) > 0.9 * len(seen)
+    held_out = set(data.validation.windows.episode.tolist())
+    assert held_out.isdisjoint(data.train.windows.episode.tolist())
+
+
+def agent_of(store: EpisodeStore, cache: FeatureCache, result: Any, policy: str, rows: int = 1) -> Agent:
+    from s2robot.pipeline.checkpoint import load_tensors
+
+    config = choice("policy", policy)
+    data = load_training_data(store, patch_encoder(), cache, CAMERAS, 1, 1, int(config["chunk"]), 0.2, CPU)
+    net: ChunkPolicy = instantiate(config, data.shapes)
+    net.load_state_dict(load_tensors(result.checkpoint, "policy"))
+    return Agent(patch_encoder(), net, data.proprio, data.action, CAMERAS, rows)
+
+
+def observe(store: EpisodeStore, index: int) -> Observation:
+    episode = store.read(store.episodes[index])
+    return Observation({"agentview": episode.images["agentview"][3]}, episode.proprio[3], episode.goal, 0.0)
