@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if __name__ != "s2robot.envs":
     raise ImportError(f"import this package as s2robot.envs, not as {__name__!r}")
+
+# Importing robosuite warns of optional parts that we do not use and logs every controller file it reads.
+logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 if TYPE_CHECKING:
     from s2robot.envs.task import TabletopTask

@@ -40,7 +40,7 @@ class Lift(TabletopTask):
         return self.data.xpos[self.world.cube_body_id].copy()
 
     def target_width_m(self) -> float:
-        """Edge of the cube (m): 4.0 to 4.4 cm, drawn once per world."""
+        """Edge of the cube (m): robosuite draws 4.0 to 4.4 cm, the same in every world here."""
         return 2.0 * float(self.world.cube.size[0])
 
     def target_yaw_rad(self) -> float:

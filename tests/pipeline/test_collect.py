@@ -1,0 +1,90 @@
+"""`s2robot collect`: the same store from any number of workers, and kills from outside lose nothing acknowledged."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2robot.data.episodes import EpisodeStore
+from s2robot.data.group import episode_fingerprint
+from s2robot.envs import make_task
+from s2robot.errors import S2RobotError
+from s2robot.pipeline.collect import collect, demonstrate
+
+from .conftest import CAMERAS, TASK
+
+COMMAND = [
+    sys.executable,
+    "-m",
+    "s2robot.cli.main",
+    "collect",
+    "task=lift",
+    "task.frame_px=48",
+    "list=true",
+    "workers=2",
+]
+EPISODES = 60  # never reached: every run is killed before
+
+
+def crash_module() -> Any:
+    """The kill-and-check harness of the data tests."""
+    path = Path(__file__).parents[1] / "data" / "crash.py"
+    spec = importlib.util.spec_from_file_location("crash", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["crash"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def kill_collect(store: Path, kills: int) -> int:
+    """Start, kill at a seeded moment after the first acknowledgement, check, start again on the same store."""
+    crash = crash_module()
+    acknowledged: list[str] = []
+    expected: dict[int, str] = {}
+    env = make_task(TASK)
+    for kill in range(kills):
+        moment_s = random.Random(kill).uniform(0.0, 1.5)
+        command = [*COMMAND, f"store={store}", f"episodes={EPISODES + 10 * kill}"]
+        acknowledged += crash.run_and_kill(command, moment_s).lines
+        for seed in EpisodeStore(store).seeds:
+            if seed not in expected:
+                expected[seed] = episode_fingerprint(demonstrate(env, seed, CAMERAS))
+        crash.check_after_kill(store, acknowledged, expected)
+    return len(acknowledged)
+
+
+def test_ten_kills_of_collect_lose_nothing_acknowledged(tmp_path: Path) -> None:
+    assert kill_collect(tmp_path / "store", kills=10) >= 10
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_of_collect_lose_nothing_acknowledged(tmp_path: Path) -> None:
+    assert kill_collect(tmp_path / "store", kills=200) >= 200
+
+
+def test_the_store_does_not_depend_on_workers_or_interruptions(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    list(collect(TASK, folder, 3, CAMERAS, 0, workers=2))
+    assert len(list(collect(TASK, folder, 6, CAMERAS, 0, workers=2))) == 3
+    assert EpisodeStore(folder).dataset_fingerprint() == demonstrations.dataset_fingerprint()
+
+
+def test_seeds_outside_those_for_demonstrations_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(S2RobotError, match=r"leave those set apart for demonstrations, 0:10000"):
+        list(collect(TASK, tmp_path / "store", 10, CAMERAS, 9_995, workers=0))
+
+
+def test_a_store_of_another_task_is_refused(demonstrations: EpisodeStore) -> None:
+    command = [*COMMAND, f"store={demonstrations.path}", "episodes=7", "task.frame_px=64"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert "error: dataset spec of" in result.stderr
+    assert result.stderr.count("\n") <= 2

@@ -1,0 +1,148 @@
+"""Rollouts and evaluation: outcomes do not depend on workers, nothing finished is redone, pictures matter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from s2robot.configs import choice
+from s2robot.data.episodes import EpisodeStore, EpisodeWriter
+from s2robot.data.features import FeatureCache
+from s2robot.errors import MismatchError, S2RobotError
+from s2robot.pipeline.checkpoint import load_tensors
+from s2robot.pipeline.collect import demonstrate
+from s2robot.pipeline.dataset import load_training_data
+from s2robot.pipeline.encode import encode
+from s2robot.pipeline.evaluate import EPISODES, JOURNAL, Evaluation, evaluate, load_clips, parse_seeds
+from s2robot.pipeline.rollout import RolloutPool, rollout
+from s2robot.pipeline.train import Recipe, train
+from s2robot.policies.agent import Agent
+from s2robot.policies.policy import ChunkPolicy
+from s2robot.targets import instantiate
+
+from .conftest import CAMERAS, TASK, patch_encoder
+
+CPU = torch.device("cpu")
+Trained = Callable[[EpisodeStore, FeatureCache, Path, int], Agent]
+
+
+def trained(store: EpisodeStore, cache: FeatureCache, out: Path, epochs: int, **policy: Any) -> Agent:
+    """A behaviour-cloning agent on the patch encoder."""
+    config = {**choice("policy", "bc"), **policy}
+    recipe = Recipe(epochs=epochs, batch_size=64, warmup=5, validation_fraction=0.2, ema=False, save_every_s=1e9)
+    result = train(store, patch_encoder(), {}, cache, config, CAMERAS, recipe, out, CPU)
+    data = load_training_data(store, patch_encoder(), cache, CAMERAS, 1, 1, 8, 0.2, CPU)
+    net: ChunkPolicy = instantiate(config, data.shapes)
+    net.load_state_dict(load_tensors(result.checkpoint, "policy"))
+    return Agent(patch_encoder(), net, data.proprio, data.action, CAMERAS, rows=8)
+
+
+@pytest.fixture(scope="module")
+def agent(demonstrations: EpisodeStore, cache: FeatureCache, tmp_path_factory: pytest.TempPathFactory) -> Agent:
+    return trained(demonstrations, cache, tmp_path_factory.mktemp("run"), epochs=20)
+
+
+def what(checkpoint: str = "0" * 64) -> Evaluation:
+    return Evaluation("lift", "patches", 0, checkpoint, {**TASK, "horizon": 24})
+
+
+def test_outcomes_are_the_same_bytes_with_one_worker_and_three_and_after_a_resume(agent: Agent, tmp_path: Path) -> None:
+    seeds = range(20000, 20005)
+    for workers in (1, 3):
+        with RolloutPool(what().task_config, workers) as pool:
+            evaluate(what(), agent, pool, seeds, tmp_path / str(workers))
+    one, three = ((tmp_path / str(w) / EPISODES).read_bytes() for w in (1, 3))
+    assert one == three
+    assert [json.loads(line)["seed"] for line in one.splitlines()] == list(seeds)
+    journal = tmp_path / "3" / JOURNAL
+    kept = journal.read_text().splitlines()[:2]
+    journal.write_text("\n".join(kept) + "\n" + '{"seed": 2000')  # a kill tore the third line
+    with RolloutPool(what().task_config, 2) as pool:
+        evaluate(what(), agent, pool, seeds, tmp_path / "3")
+    assert (tmp_path / "3" / EPISODES).read_bytes() == one
+    assert journal.read_text().splitlines()[:2] == kept
+    successes, failures = load_clips(tmp_path / "1")
+    assert failures
+    assert failures[0][0].shape == (48, 48, 3)
+    assert len(successes) <= 3
+    with RolloutPool(what().task_config, 1) as pool, pytest.raises(MismatchError, match="another checkpoint_sha256"):
+        evaluate(what("1" * 64), agent, pool, seeds, tmp_path / "3")
+
+
+def test_one_episode_can_be_overfitted_and_replayed_in_the_simulator(tmp_path: Path) -> None:
+    from s2robot.envs import make_task
+
+    env, seed = make_task(TASK), 31
+    writer = EpisodeWriter(tmp_path / "store", env.dataset_spec(CAMERAS))
+    episode = demonstrate(env, seed, CAMERAS)
+    assert episode.success
+    writer.write(episode)
+    writer.write(demonstrate(env, seed + 1, CAMERAS))  # the held-out one
+    env.close()
+    store, cache = EpisodeStore(tmp_path / "store"), FeatureCache(tmp_path / "cache")
+    encode(store, patch_encoder(), cache, CAMERAS)
+    agent = trained(store, cache, tmp_path / "run", epochs=400, dropout=0.0)
+    with RolloutPool(TASK, 1) as pool:
+        assert [r.success for r in rollout(pool, agent, [seed])] == [True]
+
+
+def test_an_unknown_camera_reaches_the_user_as_one_line(agent: Agent) -> None:
+    with RolloutPool(TASK, 1) as pool, pytest.raises(S2RobotError, match="unknown camera 'sideview'"):
+        list(rollout(pool, agent, [20000], record="sideview"))
+
+
+@pytest.mark.parametrize("text", ["5", "9:3", "a:b", "20000-20100", ":"])
+def test_a_range_of_seeds_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(S2RobotError, match="half-open range of seeds as A:B"):
+        parse_seeds(text)
+
+
+class SwappedFrames(Agent):
+    """Every decision sees the frames of another running episode."""
+
+    def infer_batch(self, windows: Sequence[Any], keys: Sequence[tuple[int, int]]) -> np.ndarray:
+        from dataclasses import replace
+
+        others = [*windows[1:], windows[0]]
+        self._last = getattr(self, "_last", windows[0])
+        if len(windows) == 1:
+            others = [self._last]
+        self._last = windows[0]
+        swapped = [
+            [replace(o, images=p.images) for o, p in zip(w, v, strict=True)]
+            for w, v in zip(windows, others, strict=True)
+        ]
+        return super().infer_batch(swapped, keys)
+
+
+@pytest.mark.slow
+def test_with_frames_swapped_between_episodes_success_falls_to_the_blind_arms(tmp_path: Path) -> None:
+    from s2robot.encoders import load_encoder
+    from s2robot.pipeline.agents import load_policy
+    from s2robot.pipeline.collect import collect
+
+    task = {**choice("task", "lift"), "cameras": list(CAMERAS)}
+    list(collect(task, tmp_path / "store", 150, CAMERAS, 0, workers=2))
+    store, cache = EpisodeStore(tmp_path / "store"), FeatureCache(tmp_path / "cache")
+    rates = {}
+    with RolloutPool(task, 2) as pool:
+        for arm in ("base", "blind"):
+            encoder = load_encoder(arm, device="cpu")
+            encode(store, encoder, cache, CAMERAS)
+            config = choice("policy", "bc")
+            result = train(
+                store, encoder, choice("encoder", arm), cache, config, CAMERAS, Recipe(), tmp_path / arm, CPU
+            )
+            agent = load_policy(result.checkpoint, "cpu", rows=8)
+            rates[arm] = np.mean([r.success for r in rollout(pool, agent, range(20000, 20040))])
+            if arm == "base":
+                agent.__class__ = SwappedFrames
+                rates["swapped"] = np.mean([r.success for r in rollout(pool, agent, range(20000, 20040))])
+    assert rates["base"] > 0.6
+    assert rates["swapped"] <= rates["blind"] + 0.15, rates
