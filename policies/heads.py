@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class RegressionHead(nn.Module):
-    """An MLP trained with L1 on the chunk: behaviour cloning with action chunks (ACT, arXiv 2304.13705, without the VAE)."""
+    """An MLP trained with L1 on the chunk: behaviour cloning with action chunks (arXiv 2304.13705, without the VAE)."""
 
     def __init__(self, dim: int, chunk: int, action: int, hidden: int = 512, dropout: float = 0.1) -> None:
         super().__init__()

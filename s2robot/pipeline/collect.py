@@ -22,6 +22,7 @@ from s2robot.progress import progress, say
 from s2robot.types import Episode
 
 if TYPE_CHECKING:
+    from s2robot.envs.expert import ExpertConfig
     from s2robot.envs.task import TabletopTask
 
 DEMONSTRATION_SEEDS = range(0, 10_000)
@@ -91,12 +92,14 @@ def collect_one(item: CollectItem) -> Collected:
     return Collected(item.seed, writer.write(episode) if episode.success else None, len(episode))
 
 
-def demonstrate(env: TabletopTask, seed: int, cameras: tuple[str, ...]) -> Episode:
+def demonstrate(
+    env: TabletopTask, seed: int, cameras: tuple[str, ...], config: ExpertConfig | None = None
+) -> Episode:
     """One episode of the scripted expert; the stored action is its clean one, the executed one carries noise."""
     from s2robot.envs.expert import ExpertConfig, GraspExpert
 
     env.reset(seed=seed)
-    expert = GraspExpert(env, ExpertConfig(), np.random.default_rng((EXPERT_STREAM, seed)))
+    expert = GraspExpert(env, config or ExpertConfig(), np.random.default_rng((EXPERT_STREAM, seed)))
     observations, actions, states, labels = [], [], [], []
     while env.end is None:
         observations.append(env.observe(cameras))
