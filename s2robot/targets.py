@@ -6,6 +6,7 @@ A configuration may come with somebody's checkpoint and must not choose code to 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,23 +15,24 @@ from s2robot.errors import S2RobotError
 PACKAGE = "s2robot"
 
 
-def instantiate(config: Mapping[str, Any], *args: Any, **overrides: Any) -> Any:
-    """Call `config["_target_"]` with the other keys of `config`, replaced or extended by `overrides`.
+def instantiate(config: Mapping[str, Any], *args: Any) -> Any:
+    """Call `config["_target_"]` with `args` and the other keys of `config`.
 
-    Raises S2RobotError for a target outside this package, for keys that the target does not know and for values that
-    had to be given.
+    Raises S2RobotError for a target outside this package, for keys that the target does not know, naming those it
+    does, and for values that have to be given ("???").
     """
-    keys = {str(k): v for k, v in config.items() if k != "_target_"} | overrides
+    build = resolve_target(config.get("_target_"))
+    keys = {str(key): value for key, value in config.items() if key != "_target_"}
     missing = [key for key, value in keys.items() if isinstance(value, str) and value == "???"]
     if missing:
-        raise S2RobotError(f"a value is needed for {', '.join(missing)}, e.g. {missing[0]}=...")
-    build = resolve_target(config.get("_target_"))
+        raise S2RobotError(f"{build.__name__} needs a value for {', '.join(missing)}; give {missing[0]}=...")
+    signature = inspect.signature(build)
     try:
-        return build(*args, **keys)
+        signature.bind(*args, **keys)
     except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise S2RobotError(f"configuration of {config.get('_target_')}: {error}") from error
+        allowed = ", ".join(signature.parameters)
+        raise S2RobotError(f"configuration of {build.__name__}: {error}; keys are {allowed}") from error
+    return build(*args, **keys)
 
 
 def resolve_target(target: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -13,8 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2robot.encoders.interface import Encoder
 from s2robot.errors import S2RobotError, unknown_name
-
-PACKAGE = "s2robot"
+from s2robot.targets import PACKAGE, instantiate
 
 
 def encoder_names() -> list[str]:
@@ -39,17 +36,8 @@ def load_encoder(
     for key, value in (("device", device), ("dtype", dtype)):
         if value != "auto":
             config[key] = value
-    missing = [key for key, value in config.items() if value == "???"]
-    if missing:
-        raise S2RobotError(f"this encoder needs a value for {', '.join(missing)}, e.g. encoder.{missing[0]}=...")
-    build = resolve_target(config.pop("_target_", None))
-    signature = inspect.signature(build)
-    try:
-        signature.bind(**config)
-    except TypeError as error:
-        allowed = ", ".join(signature.parameters)
-        raise S2RobotError(f"encoder configuration: {error}; keys are {allowed}") from error
-    return build(**config)
+    encoder: Encoder = instantiate(config)
+    return encoder
 
 
 def encoder_config(name_or_config: str | Mapping[str, Any] | DictConfig) -> dict[str, Any]:
@@ -65,20 +53,3 @@ def encoder_config(name_or_config: str | Mapping[str, Any] | DictConfig) -> dict
     if not isinstance(plain, Mapping):
         raise S2RobotError(f"{plain!r} is not an encoder; give a name or a mapping with a _target_")
     return {str(key): value for key, value in plain.items()}
-
-
-def resolve_target(target: Any) -> Any:
-    """The class or function of this package that `target` names. Raises S2RobotError for anything else.
-
-    The object must also have been defined in this package: `s2robot.storage.os` is reachable, and is refused.
-    """
-    if not isinstance(target, str) or not target.startswith(f"{PACKAGE}."):
-        raise S2RobotError(f"_target_={target!r}; allowed: a class or function under {PACKAGE}.")
-    module_name, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise S2RobotError(f"_target_={target!r} cannot be found ({error})") from error
-    if not callable(found) or not str(getattr(found, "__module__", "")).startswith(f"{PACKAGE}."):
-        raise S2RobotError(f"_target_={target!r} was not defined in {PACKAGE}; allowed: its own classes and functions")
-    return found

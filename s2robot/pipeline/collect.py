@@ -92,9 +92,7 @@ def collect_one(item: CollectItem) -> Collected:
     return Collected(item.seed, writer.write(episode) if episode.success else None, len(episode))
 
 
-def demonstrate(
-    env: TabletopTask, seed: int, cameras: tuple[str, ...], config: ExpertConfig | None = None
-) -> Episode:
+def demonstrate(env: TabletopTask, seed: int, cameras: tuple[str, ...], config: ExpertConfig | None = None) -> Episode:
     """One episode of the scripted expert; the stored action is its clean one, the executed one carries noise."""
     from s2robot.envs.expert import ExpertConfig, GraspExpert
 

@@ -117,12 +117,12 @@ def test_an_unknown_name_gives_the_nearest():
 
 
 def test_an_unknown_key_is_named():
-    with pytest.raises(S2RobotError, match=r"encoder configuration: .*'colour'; keys are device, dtype"):
+    with pytest.raises(S2RobotError, match=r"configuration of BlindEncoder: .*'colour'; keys are device, dtype"):
         load_encoder("blind", colour="red")
 
 
 def test_a_model_folder_must_be_given_to_hf():
-    with pytest.raises(S2RobotError, match=r"needs a value for path, e\.g\. encoder\.path="):
+    with pytest.raises(S2RobotError, match=r"needs a value for path; give path="):
         load_encoder("hf")
 
 

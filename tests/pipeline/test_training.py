@@ -26,6 +26,7 @@ from s2robot.types import Observation
 
 from .conftest import CAMERAS, patch_encoder
 
+DEATH = "killed after the fourth save"
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=3, batch_size=32, warmup=2, validation_fraction=0.2, save_every_s=1e9)
 
@@ -109,10 +110,10 @@ def test_a_run_killed_between_saves_ends_like_the_whole_one(
     def save_then_die(*args: Any, **kwargs: Any) -> Any:
         real(*args, **kwargs)
         if next(saves) == 3:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(DEATH)
 
     monkeypatch.setattr(train_module, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=DEATH):
         run(demonstrations, cache, tmp_path / "part", save_every_s=0.0)
     monkeypatch.setattr(train_module, "save_checkpoint", real)
     resumed = run(demonstrations, cache, tmp_path / "part", save_every_s=0.0)
