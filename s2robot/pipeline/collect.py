@@ -18,6 +18,7 @@ import numpy as np
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.errors import S2RobotError
 from s2robot.execution import run_tasks
+from s2robot.gl import select_gl_backend
 from s2robot.progress import progress, say
 from s2robot.types import Episode
 
@@ -56,6 +57,8 @@ def collect(
     Goes on where an earlier call stopped. Raises S2RobotError when the seeds set apart for demonstrations run out.
     """
     have = stored_seeds(store)
+    if len(have) < episodes:
+        select_gl_backend()  # once, here: the workers inherit the choice
     done, failed, next_seed = 0, 0, first_seed
     task_json = json.dumps(dict(task), sort_keys=True)
     while done < episodes:  # a round tries as many seeds as are still missing

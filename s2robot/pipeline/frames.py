@@ -14,6 +14,7 @@ import numpy as np
 
 from s2robot.errors import S2RobotError
 from s2robot.execution import run_tasks
+from s2robot.gl import select_gl_backend
 from s2robot.progress import progress
 from s2robot.storage import fingerprint, read_json, write_atomic, write_json
 
@@ -49,6 +50,8 @@ def generate_frames(folder: Path, frames: int, first_seed: int, frame_px: int = 
     ]
     missing = [task for task in tasks if not _shard_path(folder, task.index, KEYS[-1]).exists()]
     done = len(tasks) - len(missing)
+    if missing:
+        select_gl_backend()
     for _ in progress(run_tasks(draw_shard, missing, workers), len(tasks), "frames", "shard", done):
         pass
 

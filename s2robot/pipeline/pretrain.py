@@ -6,7 +6,9 @@ same frames in the same order, each resized to its own tile.
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from s2robot.pipeline.dense import CropSampler, DensePretrainer
 from s2robot.pipeline.fit import Schedule, TrainState, fit
 from s2robot.pipeline.frames import FrameSet, generate_frames
 from s2robot.progress import progress, say
-from s2robot.storage import append_line, write_atomic, write_json
+from s2robot.storage import append_line, cut_torn_line, publish_folder, write_json
 
 HELD_OUT_SEED = 999  # of the validation crops; their frames are the last shard's
 
@@ -73,6 +75,8 @@ def pretrain(config: PretrainConfig, device: str = "cpu") -> Path:
     schedule = Schedule(config.lr, config.steps, config.warmup)
     state = TrainState.create(module, schedule, seed=config.seed, weight_decay=config.weight_decay)
     out.mkdir(parents=True, exist_ok=True)
+    for name in ("train.jsonl", "val.jsonl"):
+        cut_torn_line(out / name)
     resume(state, out / "checkpoints", config.recipe())
     train, held_out = frames.split(last=250)
     crops = CropSampler(train, config.batch_size, config.tile_px, 16, config.seed)
@@ -129,24 +133,22 @@ def build_vit(config: PretrainConfig) -> Any:
 
 
 def export_weights(backbone: Any, config: PretrainConfig, folder: Path, frames_sha256: str) -> Path:
-    """Write config.json, fp16 model.safetensors, preprocessor_config.json and recipe.json."""
-    from safetensors.torch import save
-
-    tensors = {k: v.detach().cpu().half().contiguous() for k, v in backbone.state_dict().items()}
-    write_json(folder / "config.json", backbone.config.to_diff_dict() | {"architectures": ["ViTModel"]})
-    write_json(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "ViTImageProcessor",
-            "do_resize": True,
-            "size": {"height": config.tile_px, "width": config.tile_px},
-            "do_normalize": True,
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.5, 0.5, 0.5],
-        },
-    )
-    write_json(folder / "recipe.json", {"recipe": config.recipe(), "frames_sha256": frames_sha256})
-    write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+    """Write a Hugging Face folder in one rename: fp16 weights in files of at most 14 MB, preprocessing and recipe."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    copy.deepcopy(backbone).cpu().half().save_pretrained(partial, max_shard_size="14MB")
+    preprocessing = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": config.tile_px, "width": config.tile_px},
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    write_json(partial / "preprocessor_config.json", preprocessing)
+    write_json(partial / "recipe.json", {"recipe": config.recipe(), "frames_sha256": frames_sha256})
+    shutil.rmtree(folder, ignore_errors=True)
+    publish_folder(partial, folder)
     return folder
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from s2robot.errors import S2RobotError
 from s2robot.execution import initialise_worker, worker_environment
+from s2robot.gl import select_gl_backend
 from s2robot.policies.agent import Agent
 from s2robot.types import EndReason, Observation
 
@@ -71,6 +72,7 @@ class RolloutPool:
         self._processes: list[Any] = []
 
     def __enter__(self) -> RolloutPool:
+        select_gl_backend()  # once, here: the workers inherit the choice
         context = multiprocessing.get_context("spawn")
         task_json = json.dumps(self.task)
         with worker_environment():

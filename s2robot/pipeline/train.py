@@ -23,7 +23,7 @@ from s2robot.pipeline.dataset import Split, TrainingData, load_training_data
 from s2robot.pipeline.fit import Schedule, TrainState, fit
 from s2robot.policies.policy import ChunkPolicy
 from s2robot.progress import progress, say
-from s2robot.storage import append_line
+from s2robot.storage import append_line, cut_torn_line
 from s2robot.targets import instantiate
 
 VALIDATION_BATCHES = 8
@@ -99,6 +99,7 @@ def train(
         clip=recipe.clip,
         ema=recipe.ema,
     )
+    cut_torn_line(out / "curve.jsonl")  # a kill may tear the last line; the resumed run writes that point again
     spent_s = _resume(state, out, identity)
     weights_before = encoder.weights_sha256()
     manifest = _manifest(store, encoder, encoder_config, policy_config, cameras, recipe, data, identity)
