@@ -148,6 +148,8 @@ def export_weights(backbone: Any, config: PretrainConfig, folder: Path, frames_s
     write_json(partial / "preprocessor_config.json", preprocessing)
     write_json(partial / "recipe.json", {"recipe": config.recipe(), "frames_sha256": frames_sha256})
     shutil.rmtree(folder, ignore_errors=True)
+    for path in partial.iterdir():
+        path.chmod(0o644)  # safetensors makes its files private
     publish_folder(partial, folder)
     return folder
 
