@@ -19,7 +19,7 @@ def run(config: Any, verb: str) -> int | None:
     from s2robot.pipeline.statistics import wilson
 
     seeds = parse_seeds(config.seeds)
-    path, manifest = open_checkpoint(checkpoint_folder(Path(config.checkpoint)))
+    path, manifest = open_checkpoint(Path(config.checkpoint))
     trained_on = manifest.get("spec", {})
     name = config.task or trained_on.get("task", "")
     cameras = [camera["name"] for camera in trained_on.get("observation", {}).get("cameras", [])]
@@ -36,8 +36,3 @@ def run(config: Any, verb: str) -> int | None:
         f"{interval.high:.3f}; outcomes in {Path(config.out) / EPISODES}"
     )
     return None
-
-
-def checkpoint_folder(path: Path) -> Path:
-    """A run's folder holds its checkpoints one level down."""
-    return path / "checkpoints" if (path / "checkpoints").is_dir() else path

@@ -20,7 +20,7 @@ from s2robot.errors import DamagedError
 from s2robot.progress import say
 from s2robot.storage import disk_error, fingerprint, publish_folder, read_json, sha256_file
 
-MANIFEST = "manifest.json"
+MANIFEST, CHECKPOINTS = "manifest.json", "checkpoints"
 
 
 def save_checkpoint(
@@ -80,7 +80,9 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def open_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """As `newest_checkpoint`, for a folder of checkpoints or one checkpoint itself; raises where none verifies."""
+    """As `newest_checkpoint`, for a run, its folder of checkpoints or one checkpoint; raises where none verifies."""
+    if (folder / CHECKPOINTS).is_dir():
+        folder = folder / CHECKPOINTS
     if (folder / MANIFEST).exists():
         return folder, verify_checkpoint(folder)
     found = newest_checkpoint(folder)

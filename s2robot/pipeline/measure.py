@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -53,9 +52,7 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
         times_ms.append(1e3 * (time.perf_counter() - start_s))
     p50, p95 = np.percentile(times_ms[WARM_UP:], [50, 95])
     gpu = agent.device.type == "cuda"
-    peak_mb = (
-        torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    )
+    peak_mb = torch.cuda.max_memory_allocated() / 2**20 if gpu else _peak_resident_mb()
     image = agent.encoder.cost().gmac if agent.cameras else 0.0
     window = [[observations[0]] * agent.policy.observation_horizon]
     inputs = agent.inputs(window)
@@ -69,6 +66,12 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
         gmac_decision=image * len(agent.cameras) * agent.policy.observation_horizon + head,
         params=agent.encoder.cost().params + sum(p.numel() for p in agent.policy.parameters()),
     )
+
+
+def _peak_resident_mb() -> float:
+    """Peak resident memory of this process. Not `ru_maxrss`, which a child inherits from the parent it was forked off."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return float(status["VmHWM"].split()[0]) / 1024
 
 
 def _fake_observation(spec: DatasetSpec, cameras: tuple[str, ...], seed: int) -> Observation:
