@@ -69,7 +69,7 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
 
 
 def _peak_resident_mb() -> float:
-    """Peak resident memory of this process. Not `ru_maxrss`, which a child inherits from the parent it was forked off."""
+    """Peak resident memory of this process; `ru_maxrss` would include that of the parent it was forked off."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return float(status["VmHWM"].split()[0]) / 1024
 
