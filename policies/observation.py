@@ -27,11 +27,14 @@ class ObservationEncoder(nn.Module):
         token_dim: int = 8,
         view_dim: int = 256,
         proprio_noise: float = 0.02,
+        token_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.proprio_noise = proprio_noise
         self.horizon = observation_horizon
-        self.cameras = nn.ModuleDict({c: CameraPool(shapes, token_hidden, token_dim, view_dim) for c in shapes.cameras})
+        self.cameras = nn.ModuleDict(
+            {c: CameraPool(shapes, token_hidden, token_dim, view_dim, token_dropout) for c in shapes.cameras}
+        )
         vectors = len(shapes.cameras) * view_dim + shapes.proprio
         self.dim = observation_horizon * vectors + shapes.goal
 
@@ -57,7 +60,7 @@ class CameraPool(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, shapes: Shapes, hidden: int, token_dim: int, view_dim: int) -> None:
+    def __init__(self, shapes: Shapes, hidden: int, token_dim: int, view_dim: int, dropout: float) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(shapes.channels))
         self.register_buffer("std", torch.ones(shapes.channels))
@@ -65,7 +68,9 @@ class CameraPool(nn.Module):
         self.gate = nn.Linear(shapes.goal, 2 * hidden) if shapes.goal else None
         self.reduce = nn.Linear(hidden, token_dim)
         rows, columns = shapes.grid
-        self.flatten = nn.Sequential(nn.Linear(rows * columns * token_dim, view_dim), nn.LayerNorm(view_dim), nn.GELU())
+        self.flatten = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(rows * columns * token_dim, view_dim), nn.LayerNorm(view_dim), nn.GELU()
+        )
         if self.gate is not None:  # wide enough that different goals see different projections from the start
             nn.init.normal_(self.gate.weight, std=0.5)
             nn.init.zeros_(self.gate.bias)

@@ -66,10 +66,13 @@ def behaviour_cloning(
     token_dim: int = 8,
     view_dim: int = 256,
     proprio_noise: float = 0.02,
+    token_dropout: float = 0.0,
     aux_weight: float = 0.0,
 ) -> ChunkPolicy:
     """Pooled token grid, proprioception and goal to a chunk by an MLP with L1."""
-    observation = ObservationEncoder(shapes, observation_horizon, token_hidden, token_dim, view_dim, proprio_noise)
+    observation = ObservationEncoder(
+        shapes, observation_horizon, token_hidden, token_dim, view_dim, proprio_noise, token_dropout
+    )
     head = RegressionHead(observation.dim, chunk, shapes.action, hidden, dropout)
     return ChunkPolicy(observation, head, chunk, execute, aux_weight)
 
@@ -86,9 +89,12 @@ def diffusion(
     token_dim: int = 8,
     view_dim: int = 256,
     proprio_noise: float = 0.02,
+    token_dropout: float = 0.0,
     aux_weight: float = 0.0,
 ) -> ChunkPolicy:
     """The same observation encoder with a small diffusion head."""
-    observation = ObservationEncoder(shapes, observation_horizon, token_hidden, token_dim, view_dim, proprio_noise)
+    observation = ObservationEncoder(
+        shapes, observation_horizon, token_hidden, token_dim, view_dim, proprio_noise, token_dropout
+    )
     head = DiffusionHead(observation.dim, chunk, shapes.action, hidden, train_steps, denoising_steps)
     return ChunkPolicy(observation, head, chunk, execute, aux_weight)

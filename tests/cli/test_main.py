@@ -257,7 +257,13 @@ def test_ctrl_c_and_sigterm_end_with_status_130_and_say_how_to_go_on(
 ) -> None:
     command = [sys.executable, "-m", "s2robot.cli.main", "toy", "wait"]
     pipe = subprocess.PIPE
-    child = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
+
+    def as_in_a_terminal() -> None:  # a test run in the background ignores Ctrl-C, and children inherit that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    child = subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, preexec_fn=as_in_a_terminal
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     child.send_signal(number)
