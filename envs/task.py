@@ -41,12 +41,12 @@ ACTION_SPEC = ActionSpec(
     frame="robot base",
     mode="delta",
     rotation="axis_angle",
-    gripper="-1 opens, 1 closes, within +-0.5 holds",
+    gripper="-1 opens, 1 closes, within +-0.2 holds",
     rate_hz=CONTROL_RATE_HZ,
 )
 
 
-GRIPPER_DEAD_BAND = 0.5
+GRIPPER_DEAD_BAND = 0.2
 
 
 @dataclass(frozen=True)

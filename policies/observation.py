@@ -68,9 +68,8 @@ class CameraPool(nn.Module):
         self.gate = nn.Linear(shapes.goal, 2 * hidden) if shapes.goal else None
         self.reduce = nn.Linear(hidden, token_dim)
         rows, columns = shapes.grid
-        self.flatten = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(rows * columns * token_dim, view_dim), nn.LayerNorm(view_dim), nn.GELU()
-        )
+        self.dropout = nn.Dropout(dropout)
+        self.flatten = nn.Sequential(nn.Linear(rows * columns * token_dim, view_dim), nn.LayerNorm(view_dim), nn.GELU())
         if self.gate is not None:  # wide enough that different goals see different projections from the start
             nn.init.normal_(self.gate.weight, std=0.5)
             nn.init.zeros_(self.gate.bias)
@@ -82,4 +81,4 @@ class CameraPool(nn.Module):
             scale, shift = self.gate(goal)[:, None, None].chunk(2, dim=-1)
             x = x * (1 + scale) + shift
         x = self.reduce(nn.functional.gelu(x))
-        return self.flatten(nn.functional.gelu(x).flatten(2))
+        return self.flatten(self.dropout(nn.functional.gelu(x).flatten(2)))

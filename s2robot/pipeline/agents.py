@@ -32,7 +32,13 @@ def load_policy(folder: Path | str, device: str = "auto", rows: int = 1) -> Agen
             f"{encoder.fingerprint[:12]}: weights or preprocessing differ; restore those weights or train again"
         )
     policy: ChunkPolicy = instantiate(manifest["policy"], Shapes.from_json(manifest["shapes"]))
-    policy.load_state_dict(load_tensors(path, "policy"))
+    try:
+        policy.load_state_dict(load_tensors(path, "policy"))
+    except RuntimeError as error:
+        raise MismatchError(
+            f"{path} does not fit the policy that its manifest describes: it was trained by another version of the "
+            "code (see `versions` in its manifest); use that version or train again"
+        ) from error
     normalise = {k: from_json(v) for k, v in manifest["normalise"].items()}
     proprio, action = normalise["proprio"], normalise["action"]
     assert isinstance(proprio, Normalise)

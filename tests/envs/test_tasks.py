@@ -167,7 +167,7 @@ def test_holding_the_gripper_is_a_band_and_not_a_point(task: Build) -> None:
     env.reset(seed=0)
     env.step_chunk(np.tile([0, 0, 0, 0, 0, 0, -1.0], (10, 1)).astype(np.float32))
     opened_m = env.finger_opening_m()
-    env.step_chunk(np.tile([0, 0, 0, 0, 0, 0, 0.4], (10, 1)).astype(np.float32))
+    env.step_chunk(np.tile([0, 0, 0, 0, 0, 0, 0.15], (10, 1)).astype(np.float32))
     assert abs(env.finger_opening_m() - opened_m) < 0.003
 
 
