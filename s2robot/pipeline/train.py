@@ -86,10 +86,7 @@ def train(
     data = load_training_data(
         store, encoder, cache, cameras, recipe.views, horizon, chunk, recipe.validation_fraction, device
     )
-    torch.manual_seed(recipe.seed)
-    policy: ChunkPolicy = instantiate(policy_config, data.shapes).to(device)
-    for camera, (mean, std) in data.token_statistics.items():
-        policy.observation.set_statistics(camera, mean, std)
+    policy = _new_policy(policy_config, data, recipe.seed).to(device)
     steps = recipe.epochs * max(1, len(data.train) // recipe.batch_size)
     state = TrainState.create(
         policy,
@@ -155,6 +152,15 @@ def validate(policy: Any, split: Split) -> float:
         for part in np.array_split(rows, VALIDATION_BATCHES)
     ]
     return float(torch.stack(losses).mean())
+
+
+def _new_policy(config: Mapping[str, Any], data: TrainingData, seed: int) -> ChunkPolicy:
+    """An untrained policy that knows the statistics of its training tokens."""
+    torch.manual_seed(seed)
+    policy: ChunkPolicy = instantiate(config, data.shapes)
+    for camera, (mean, std) in data.token_statistics.items():
+        policy.observation.set_statistics(camera, mean, std)
+    return policy
 
 
 def _identity(
