@@ -5,6 +5,10 @@ Dims: b batch, o observation horizon, k chunk, a action, p proprioception, g goa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -13,6 +17,11 @@ from torch import Tensor, nn
 from s2robot.policies.batch import Batch, Inputs, Shapes
 from s2robot.policies.heads import DiffusionHead, RegressionHead
 from s2robot.policies.observation import ObservationEncoder
+from s2robot.targets import instantiate
+
+DEFAULT_OBSERVATION: Mapping[str, Any] = MappingProxyType(
+    {"_target_": "s2robot.policies.observation.ObservationEncoder"}
+)
 
 
 class ChunkPolicy(nn.Module):
@@ -62,19 +71,13 @@ def behaviour_cloning(
     execute: int = 4,
     hidden: int = 512,
     dropout: float = 0.1,
-    token_hidden: int = 32,
-    token_dim: int = 8,
-    view_dim: int = 256,
-    proprio_noise: float = 0.02,
-    token_dropout: float = 0.0,
     aux_weight: float = 0.0,
+    observation: Mapping[str, Any] = DEFAULT_OBSERVATION,
 ) -> ChunkPolicy:
-    """Pooled token grid, proprioception and goal to a chunk by an MLP with L1."""
-    observation = ObservationEncoder(
-        shapes, observation_horizon, token_hidden, token_dim, view_dim, proprio_noise, token_dropout
-    )
-    head = RegressionHead(observation.dim, chunk, shapes.action, hidden, dropout)
-    return ChunkPolicy(observation, head, chunk, execute, aux_weight)
+    """Observation vector to a chunk by an MLP with L1. `observation` names and configures the observation encoder."""
+    encoder = instantiate(observation, shapes, observation_horizon)
+    head = RegressionHead(encoder.dim, chunk, shapes.action, hidden, dropout)
+    return ChunkPolicy(encoder, head, chunk, execute, aux_weight)
 
 
 def diffusion(
@@ -85,16 +88,10 @@ def diffusion(
     hidden: int = 512,
     train_steps: int = 100,
     denoising_steps: int = 10,
-    token_hidden: int = 32,
-    token_dim: int = 8,
-    view_dim: int = 256,
-    proprio_noise: float = 0.02,
-    token_dropout: float = 0.0,
     aux_weight: float = 0.0,
+    observation: Mapping[str, Any] = DEFAULT_OBSERVATION,
 ) -> ChunkPolicy:
     """The same observation encoder with a small diffusion head."""
-    observation = ObservationEncoder(
-        shapes, observation_horizon, token_hidden, token_dim, view_dim, proprio_noise, token_dropout
-    )
-    head = DiffusionHead(observation.dim, chunk, shapes.action, hidden, train_steps, denoising_steps)
-    return ChunkPolicy(observation, head, chunk, execute, aux_weight)
+    encoder = instantiate(observation, shapes, observation_horizon)
+    head = DiffusionHead(encoder.dim, chunk, shapes.action, hidden, train_steps, denoising_steps)
+    return ChunkPolicy(encoder, head, chunk, execute, aux_weight)

@@ -13,11 +13,12 @@ def run(config: Any, verb: str) -> int | None:
     from s2robot.data.episodes import EpisodeStore
     from s2robot.data.features import FeatureCache
     from s2robot.encoders import load_encoder
-    from s2robot.pipeline.encode import encode
+    from s2robot.pipeline.encode import encode_for_training
 
     store = EpisodeStore(config.store)
     encoder = load_encoder(config.encoder, device=config.device)
-    result = encode(store, encoder, FeatureCache(config.cache), tuple(config.cameras), config.views)
+    cache, cameras = FeatureCache(config.cache), tuple(config.cameras)
+    result = encode_for_training(store, encoder, cache, cameras, config.views, config.validation_fraction)
     if result.frames_s is None:
         print(f"all {len(store)} episodes were encoded already; features in {config.cache}")
     else:

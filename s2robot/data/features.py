@@ -126,13 +126,13 @@ class FeatureCache:
         return features
 
     def missing(
-        self, encoder: str, episodes: Iterable[str], cameras: Collection[str], views: int = 1
+        self, encoder: str, episodes: Iterable[str], cameras: Collection[str], views: Collection[int] = (0,)
     ) -> list[FeatureKey]:
-        """The keys that are still to be encoded, views 0 to `views` - 1, grouped by episode.
+        """The keys that are still to be encoded, grouped by episode.
 
         Every file is read and checked (about 1 GB/s), so what is not listed can be relied on.
         """
-        keys = [FeatureKey(encoder, e, camera, view) for e in episodes for camera in cameras for view in range(views)]
+        keys = [FeatureKey(encoder, e, camera, view) for e in episodes for camera in cameras for view in views]
         return [key for key in keys if self.get(key) is None]
 
     def prune(
@@ -178,20 +178,22 @@ class FeatureCache:
 def shift_view(
     images: UInt8[np.ndarray, "t h w 3"], view: int, seed: int, fraction: float = 0.04
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """The frames of view `view`: shifted by up to `fraction` of the size, borders replicated, view 0 unchanged.
+    """The frames of view `view`: each shifted by up to `fraction` of the size, borders replicated, view 0 unchanged.
 
-    All frames of an episode shift alike, as if the camera hung a little differently; `seed` is the episode's.
+    Every frame has its own shift: objects that stand still then cross the token grid within one episode, which trains
+    better than a shift per episode (docs/log.md). `seed` is the episode's.
     """
     if view == 0:
         return images
-    height, width = images.shape[1:3]
+    steps, height, width = images.shape[:3]
     pad_y, pad_x = round(fraction * height), round(fraction * width)
     rng = np.random.default_rng([seed, view])
-    down, right = rng.integers(-pad_y, pad_y, endpoint=True), rng.integers(-pad_x, pad_x, endpoint=True)
+    down = rng.integers(-pad_y, pad_y, steps, endpoint=True)
+    right = rng.integers(-pad_x, pad_x, steps, endpoint=True)
     # Replicated borders are clipped row and column numbers: row y of the view shows row y - down of the frame.
-    rows = np.clip(np.arange(height) - down, 0, height - 1)
-    columns = np.clip(np.arange(width) - right, 0, width - 1)
-    return np.ascontiguousarray(images[:, rows][:, :, columns])
+    rows = np.clip(np.arange(height) - down[:, None], 0, height - 1)
+    columns = np.clip(np.arange(width) - right[:, None], 0, width - 1)
+    return images[np.arange(steps)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def _encode(key: FeatureKey, features: Features) -> bytes:

@@ -96,6 +96,17 @@ class FlatEpisodes:
         return make_windows(self.lengths.tolist(), observation_horizon, action_chunk)
 
 
+def split_episodes(store: EpisodeStore, validation_fraction: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids of the episodes to train on and of those held out: the last ones by seed, at least one."""
+    held_out = max(1, round(validation_fraction * len(store)))
+    return tuple(store.episodes[:-held_out]), tuple(store.episodes[-held_out:])
+
+
+def training_views(views: int) -> range:
+    """Ids of the views that training draws from: 1 to `views`, all shifted, or the plain frames (0) for none."""
+    return range(1, views + 1) if views else range(1)
+
+
 def flatten(store: EpisodeStore, episodes: Sequence[str] | None = None) -> FlatEpisodes:
     """Read the small arrays of the given episodes (all by default). Labels are kept when every episode has them.
 

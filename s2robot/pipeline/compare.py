@@ -25,7 +25,7 @@ from s2robot.errors import S2RobotError
 from s2robot.pipeline.agents import load_policy
 from s2robot.pipeline.checkpoint import verify_checkpoint
 from s2robot.pipeline.collect import collect
-from s2robot.pipeline.encode import encode
+from s2robot.pipeline.encode import encode_for_training
 from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, parse_seeds
 from s2robot.pipeline.measure import InferenceCost, measure_inference
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
@@ -126,8 +126,9 @@ class Comparison:
     def _encode(self, task: str, store: EpisodeStore, encoder: Encoder, folder: Path) -> float | None:
         """Fill the cache; the speed is that of the last time anything was computed."""
         with self._stage(f"{task}: encode {folder.name}"):
-            result = encode(
-                store, encoder, FeatureCache(self.out / "cache"), self.experiment.cameras, self._recipe(0).views
+            cache, recipe = FeatureCache(self.out / "cache"), self._recipe(0)
+            result = encode_for_training(
+                store, encoder, cache, self.experiment.cameras, recipe.views, recipe.validation_fraction
             )
         path = folder / "encode.json"
         if result.frames_s is not None:

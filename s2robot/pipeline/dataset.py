@@ -16,7 +16,7 @@ from torch import Tensor
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise
-from s2robot.data.windows import FlatEpisodes, Windows, flatten
+from s2robot.data.windows import FlatEpisodes, Windows, flatten, split_episodes, training_views
 from s2robot.encoders.interface import Encoder
 from s2robot.policies.batch import Batch, Inputs, Shapes
 
@@ -25,7 +25,10 @@ ACTION_FLOOR, PROPRIO_FLOOR = 0.05, 0.01
 
 @dataclass(frozen=True)
 class Split:
-    """Windows of some episodes over shared tensors. `tokens[camera][view]` lies on the training device in float16."""
+    """Windows of some episodes over shared tensors. `tokens[camera][view]` lies on the training device in float16.
+
+    `view` counts the views of training; held-out episodes have plain frames at 0 and nothing elsewhere.
+    """
 
     tokens: Mapping[str, Float[Tensor, "v s n c"]]
     proprio: Float[Tensor, "s p"]
@@ -80,9 +83,8 @@ def load_training_data(
     """
     seen = tuple(cameras) if encoder.sizes else ()
     flat = flatten(store)
-    held_out = max(1, round(validation_fraction * len(flat.ids)))
-    first_held_out = len(flat.ids) - held_out
-    tokens = {camera: _tokens(store, encoder, cache, flat, camera, views).to(device) for camera in seen}
+    first_held_out = len(split_episodes(store, validation_fraction)[0])
+    tokens = {camera: _tokens(store, encoder, cache, flat, camera, views, first_held_out).to(device) for camera in seen}
     proprio = Normalise.fit(flat.proprio, floor=PROPRIO_FLOOR)
     action = Normalise.fit(flat.action, floor=ACTION_FLOOR)
     labels = flat.labels.get("target_pos_w")
@@ -108,15 +110,22 @@ def load_training_data(
 
 
 def _tokens(
-    store: EpisodeStore, encoder: Encoder, cache: FeatureCache, flat: FlatEpisodes, camera: str, views: int
+    store: EpisodeStore,
+    encoder: Encoder,
+    cache: FeatureCache,
+    flat: FlatEpisodes,
+    camera: str,
+    views: int,
+    first_held_out: int,
 ) -> Float[Tensor, "v s n c"]:
     """All views of one camera, written straight into one block: features are the largest thing in memory."""
     rows, columns = encoder.grid
-    block = torch.empty(views, int(flat.starts[-1]), rows * columns, encoder.channels, dtype=torch.float16)
-    for episode, start, stop in zip(flat.ids, flat.starts[:-1], flat.starts[1:], strict=True):
-        for view in range(views):
+    shifted = training_views(views)
+    block = torch.empty(len(shifted), int(flat.starts[-1]), rows * columns, encoder.channels, dtype=torch.float16)
+    for i, (episode, start, stop) in enumerate(zip(flat.ids, flat.starts[:-1], flat.starts[1:], strict=True)):
+        for place, view in enumerate(shifted if i < first_held_out else (0,)):
             key = FeatureKey(encoder.fingerprint, store.fingerprint(episode), camera, view)
-            block[view, start:stop] = torch.from_numpy(cache.read(key).tokens)
+            block[place, start:stop] = torch.from_numpy(cache.read(key).tokens)
     return block
 
 

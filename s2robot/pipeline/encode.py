@@ -14,6 +14,7 @@ import torch
 
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache, FeatureKey, shift_view
+from s2robot.data.windows import split_episodes, training_views
 from s2robot.encoders.interface import Encoder
 from s2robot.errors import S2RobotError
 from s2robot.progress import progress
@@ -40,10 +41,10 @@ def encode(
     encoder: Encoder,
     cache: FeatureCache,
     cameras: Collection[str],
-    views: int = 1,
+    views: Collection[int] = (0,),
     episodes: Sequence[str] | None = None,
 ) -> EncodeResult:
-    """Fill the cache for the given cameras and views (0 to `views` - 1) of the given episodes (all by default).
+    """Fill the cache for the given cameras and views of the given episodes (all by default).
 
     What is cached is not computed again; one changed episode is encoded alone. Raises S2RobotError for a store whose
     frames are smaller than the encoder's largest scale.
@@ -63,6 +64,23 @@ def encode(
         put(cache, key, encoder, images)
         frames += len(images)
     return EncodeResult(frames, len({key.episode for key in keys}), time.perf_counter() - start_s)
+
+
+def encode_for_training(
+    store: EpisodeStore,
+    encoder: Encoder,
+    cache: FeatureCache,
+    cameras: Collection[str],
+    views: int,
+    validation_fraction: float,
+) -> EncodeResult:
+    """Fill the cache with what training reads: shifted views of the training episodes, plain held-out ones."""
+    train, held_out = split_episodes(store, validation_fraction)
+    parts = [
+        encode(store, encoder, cache, cameras, training_views(views), train),
+        encode(store, encoder, cache, cameras, (0,), held_out),
+    ]
+    return EncodeResult(*(sum(getattr(part, name) for part in parts) for name in ("frames", "episodes", "seconds")))
 
 
 def put(cache: FeatureCache, key: FeatureKey, encoder: Encoder, images: np.ndarray) -> None:

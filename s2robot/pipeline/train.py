@@ -35,7 +35,7 @@ class Recipe:
 
     epochs: int = 40
     batch_size: int = 256
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 1e-2
     warmup: int = 100
     clip: float = 1.0
@@ -46,10 +46,10 @@ class Recipe:
     save_every_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.views < 1 or not 0 < self.validation_fraction < 1:
+        if self.epochs < 1 or self.batch_size < 1 or self.views < 0 or not 0 < self.validation_fraction < 1:
             raise S2RobotError(
-                f"epochs={self.epochs}, batch_size={self.batch_size}, views={self.views} must be at least 1 and "
-                f"validation_fraction={self.validation_fraction} between 0 and 1"
+                f"epochs={self.epochs} and batch_size={self.batch_size} must be at least 1, "
+                f"views={self.views} at least 0 and validation_fraction={self.validation_fraction} between 0 and 1"
             )
 
 
@@ -100,7 +100,7 @@ def train(
     spent_s = _resume(state, out, identity)
     weights_before = encoder.weights_sha256()
     manifest = _manifest(store, encoder, encoder_config, policy_config, cameras, recipe, data, identity)
-    batches = EpochSampler(data.train, recipe.batch_size, recipe.seed, recipe.views)
+    batches = EpochSampler(data.train, recipe.batch_size, recipe.seed, max(1, recipe.views))
     start_s = saved_s = time.perf_counter()
     losses: list[torch.Tensor] = []
     for record in progress(fit(policy.loss, batches, state), steps, f"train {out.name}", "step", state.step):

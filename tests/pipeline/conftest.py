@@ -37,9 +37,9 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 
 @pytest.fixture(scope="session")
 def cache(demonstrations: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
-    """Their features by `patch_encoder(0)`, two views."""
+    """Their features by `patch_encoder(0)`: plain and two shifted views."""
     filled = FeatureCache(tmp_path_factory.mktemp("cache"))
-    encode(demonstrations, patch_encoder(), filled, CAMERAS, views=2)
+    encode(demonstrations, patch_encoder(), filled, CAMERAS, views=range(3))
     return filled
 
 

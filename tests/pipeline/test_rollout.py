@@ -89,7 +89,8 @@ def test_one_episode_can_be_overfitted_and_replayed_in_the_simulator(tmp_path: P
     env.close()
     store, cache = EpisodeStore(tmp_path / "store"), FeatureCache(tmp_path / "cache")
     encode(store, patch_encoder(), cache, CAMERAS)
-    agent = trained(store, cache, tmp_path / "run", epochs=600, dropout=0.0, proprio_noise=0.0)
+    exact = {**choice("policy", "bc")["observation"], "token_dropout": 0.0, "proprio_noise": 0.0}
+    agent = trained(store, cache, tmp_path / "run", epochs=600, dropout=0.0, observation=exact)
     with RolloutPool(TASK, 1) as pool:
         assert [r.success for r in rollout(pool, agent, [seed])] == [True]
 
