@@ -41,5 +41,7 @@ demo: setup  ## lift with four arms, report in outputs/demo/, within 15 minutes 
 demo-full: setup  ## lift and both pick_cube tasks with all six arms, report in outputs/demo-full/, hours
 	$(BIN)/s2robot compare experiment=demo_full out=outputs/demo-full
 
-bench: setup  ## the benchmarks, each against its stated rival
-	@set -e; for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+bench: setup  ## the benchmarks; REFERENCE=DIR is a checkout of github.com/bfshi/scaling_on_scales for the encoder's
+	$(BIN)/python benchmarks/bench_rollout.py
+	@if [ -n "$(REFERENCE)" ]; then $(BIN)/python benchmarks/bench_encoder.py --reference "$(REFERENCE)"; \
+	else echo "bench_encoder was left out: give make bench REFERENCE=DIR, a checkout of github.com/bfshi/scaling_on_scales"; fi

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,25 @@ def names(group: str = "") -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
-def choice(group: str, name: str) -> dict[str, Any]:
-    """The plain mapping of `<group>/<name>.yaml`. Raises S2RobotError naming the choices."""
+def choice(group: str, name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The plain mapping of `<group>/<name>.yaml` with `overrides` merged into it.
+
+    Raises S2RobotError naming the choices, or a key to override that it does not have.
+    """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     if name not in names(group):
         raise unknown_name(group, name, names(group))
     text = resources.files(__name__).joinpath(group, f"{name}.yaml").read_text()
     with _ranges_are_text():
-        plain = OmegaConf.to_container(OmegaConf.create(text))
+        config = OmegaConf.create(text)
+        OmegaConf.set_struct(config, True)
+        try:
+            plain = OmegaConf.to_container(OmegaConf.merge(config, dict(overrides or {})))
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise S2RobotError(f"{group} {name}: {reason}; its keys are {', '.join(map(str, config))}") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from s2robot.data.transforms import Normalise
@@ -85,16 +85,23 @@ class Agent:
         return np.concatenate(chunks)[:, : self.policy.execute]
 
     def inputs(self, windows: Sequence[Sequence[Observation]]) -> Inputs:
-        """Encode the frames and normalise the rest."""
-        tokens = {}
-        for camera in self.cameras:
-            frames = np.stack([observation.images[camera] for window in windows for observation in window])
-            images = torch.from_numpy(frames).permute(0, 3, 1, 2)
-            features = self.encoder.encode_rows(images, self.rows).tokens
-            tokens[camera] = features.unflatten(0, (len(windows), -1)).to(self.device)
+        """Encode the frames, all cameras and time steps in one batch, and normalise the rest."""
         proprio = np.stack([[observation.proprio for observation in window] for window in windows])
         goal = np.stack([window[-1].goal for window in windows])
-        return Inputs(tokens, self._tensor(self.proprio(proprio)), self._tensor(goal))
+        return Inputs(self._tokens(windows), self._tensor(self.proprio(proprio)), self._tensor(goal))
+
+    def _tokens(self, windows: Sequence[Sequence[Observation]]) -> dict[str, Float[Tensor, "b o n c"]]:
+        """Frames of one size go through the encoder together; a camera of another size takes a batch of its own."""
+        frames = {c: np.stack([o.images[c] for window in windows for o in window]) for c in self.cameras}
+        tokens: dict[str, Tensor] = {}
+        for shape in {clip.shape for clip in frames.values()}:
+            cameras = [camera for camera in self.cameras if frames[camera].shape == shape]
+            images = torch.from_numpy(np.concatenate([frames[camera] for camera in cameras])).permute(0, 3, 1, 2)
+            rows = self.rows * len(windows[0]) * len(cameras)
+            parts = self.encoder.encode_rows(images, rows).tokens.chunk(len(cameras))
+            for camera, part in zip(cameras, parts, strict=True):
+                tokens[camera] = part.unflatten(0, (len(windows), -1)).to(self.device)
+        return tokens
 
     def _noise(self, seed: int, decision: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 100_003 + decision)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 class RegressionHead(nn.Module):
     """An MLP trained with L1 on the chunk: behaviour cloning with action chunks (arXiv 2304.13705, without the VAE)."""
 
-    def __init__(self, dim: int, chunk: int, action: int, hidden: int = 512, dropout: float = 0.1) -> None:
+    def __init__(self, dim: int, chunk: int, action: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.shape = (chunk, action)
         self.net = nn.Sequential(
@@ -40,9 +40,7 @@ class DiffusionHead(nn.Module):
     Schedules and samplers come from `diffusers`. `steps` are DDIM's at inference, out of `train_steps`.
     """
 
-    def __init__(
-        self, dim: int, chunk: int, action: int, hidden: int = 768, train_steps: int = 100, steps: int = 10
-    ) -> None:
+    def __init__(self, dim: int, chunk: int, action: int, hidden: int, train_steps: int, steps: int) -> None:
         super().__init__()
         from diffusers import DDIMScheduler
 

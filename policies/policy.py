@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from s2robot.errors import S2RobotError
 from s2robot.policies.batch import Batch, Inputs, Shapes
 from s2robot.policies.heads import DiffusionHead, RegressionHead
 from s2robot.policies.observation import ObservationEncoder
@@ -41,6 +42,8 @@ class ChunkPolicy(nn.Module):
         aux_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 1 <= execute <= chunk:
+            raise S2RobotError(f"execute={execute} of a chunk of {chunk} actions; give 1 to {chunk}")
         self.observation, self.head = observation, head
         self.chunk, self.execute, self.aux_weight = chunk, execute, aux_weight
         self.auxiliary = nn.Linear(observation.dim, 2) if aux_weight else None

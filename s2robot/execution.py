@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import TypeVar
 
+from s2robot.errors import S2RobotError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,8 +29,10 @@ def run_tasks(function: Callable[[Item], Result], items: Iterable[Item], workers
     """Yield `function(item)` for every item, unordered, from `workers` spawned processes (0: in this process).
 
     Workers ignore Ctrl-C; this process stops handing out work, lets running tasks end and raises KeyboardInterrupt.
-    An exception in a task stops the rest and is raised here.
+    An exception in a task stops the rest and is raised here. Raises S2RobotError for a negative number of workers.
     """
+    if workers < 0:
+        raise S2RobotError(f"workers={workers}; give a number of processes, or 0 to work in this one")
     if workers == 0:
         yield from map(function, items)
         return

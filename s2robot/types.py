@@ -69,13 +69,17 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Store-level description. `renderer` holds every setting that changes how a stored frame looks."""
+    """Store-level description. `renderer` holds every setting that changes how a stored frame looks.
+
+    `task_config` builds the simulated task again (`_target_` and its arguments); empty for a real robot's log.
+    """
 
     task: str
     observation: ObservationSpec
     action: ActionSpec
     renderer: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    task_config: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; the inverse of `from_json`."""
@@ -91,6 +95,7 @@ class DatasetSpec:
                 action=action_spec_from_json(data["action"]),
                 renderer=dict(data["renderer"]),
                 source=data["source"],
+                task_config=dict(data.get("task_config", {})),
             )
         except (KeyError, TypeError) as error:
             raise S2RobotError(f"dataset spec does not parse ({error}); was it written by this version?") from error

@@ -33,7 +33,9 @@ class Command(Protocol):
     HELP: str
     VERBS: dict[str, str]
 
-    def run(self, config: Any, verb: str) -> int | None: ...
+    def run(self, config: Any, verb: str) -> int | None:
+        """Do it; `config` is composed from `configs/<command>.yaml`. None is exit status 0."""
+        ...
 
 
 def command_names() -> list[str]:

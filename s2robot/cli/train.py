@@ -19,12 +19,12 @@ def run(config: Any, verb: str) -> int | None:
     from s2robot.encoders.backbone import resolve_device
     from s2robot.encoders.load import encoder_config
     from s2robot.pipeline.encode import encode_for_training
-    from s2robot.pipeline.train import Recipe, train
+    from s2robot.pipeline.train import recipe_from, train
 
     store, cache = EpisodeStore(config.store), FeatureCache(config.cache)
     encoder = load_encoder(config.encoder, device=config.device)
     cameras = tuple(config.cameras)
-    recipe = Recipe(**config.recipe)
+    recipe = recipe_from(config.recipe)
     encode_for_training(store, encoder, cache, cameras, recipe.views, recipe.validation_fraction)
     policy: Any = OmegaConf.to_container(config.policy, resolve=True)
     device = resolve_device(config.device)

@@ -6,7 +6,7 @@ A value is the token array of one camera of one episode under one view, in one s
 fingerprints, so that a changed frame or another encoder simply is another key. A file that is missing or fails its
 checksum counts as not encoded.
 
-View 0 is the plain frame; view k > 0 is a seeded random shift of all frames of the episode, so that augmentation
+View 0 is the plain frame; in view k > 0 every frame has a small seeded random shift of its own, so that augmentation
 survives caching (random shifts: Kostrikov et al., "Image Augmentation Is All You Need", section 3.1).
 """
 
@@ -26,6 +26,8 @@ from jaxtyping import Float32, Shaped, UInt8
 
 from s2robot.errors import S2RobotError
 from s2robot.storage import fingerprint, sha256_bytes, write_atomic
+
+SHIFT_VERSION = 2  # raised whenever a shifted view would show other pixels than before: part of its key
 
 TokenDtype = Literal["float16", "bfloat16"]
 _NUMPY_DTYPES: dict[TokenDtype, Any] = {"float16": np.float16, "bfloat16": np.uint16}
@@ -80,7 +82,8 @@ class FeatureCache:
 
     def path(self, key: FeatureKey) -> Path:
         """Where the tokens of `key` lie, or would."""
-        return self.folder / key.encoder / key.episode / f"{key.camera}-{key.view}.safetensors"
+        shift = f"-shift{SHIFT_VERSION}" if key.view else ""
+        return self.folder / key.encoder / key.episode / f"{key.camera}-{key.view}{shift}.safetensors"
 
     def put(
         self,
@@ -140,16 +143,19 @@ class FeatureCache:
     ) -> list[CachedEncoder]:
         """Delete the encoders that are not in `keep` (names, fingerprints or their beginnings) and were not used for
         `unused_days`; with one of the two given, that one decides. Returns what was, or would be, deleted.
+
+        Raises S2RobotError without a rule, and for something to keep that is not there: a slip would delete it.
         """
         if keep is None and unused_days is None:
             raise S2RobotError("prune needs keep=NAME,... or unused_days=N; without either it would delete everything")
-        horizon = time.time() - 86400 * (unused_days or 0)
-        doomed = [
-            encoder
-            for encoder in self.list()
-            if encoder.last_used_s <= horizon
-            and not any(encoder.name == k or (k and encoder.encoder.startswith(k)) for k in keep or ())
-        ]
+        horizon, cached, kept = time.time() - 86400 * (unused_days or 0), self.list(), set()
+        for wanted in keep or ():
+            found = [e.encoder for e in cached if e.name == wanted or (wanted and e.encoder.startswith(wanted))]
+            if not found:
+                names = ", ".join(sorted(e.name for e in cached))
+                raise S2RobotError(f"keep={wanted!r} is not in {self.folder}, which has {names}; nothing was deleted")
+            kept.update(found)
+        doomed = [e for e in cached if e.last_used_s <= horizon and e.encoder not in kept]
         for encoder in [] if dry_run else doomed:
             shutil.rmtree(self.folder / encoder.encoder)
         return doomed

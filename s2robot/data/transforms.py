@@ -27,7 +27,9 @@ class Transform(Protocol):
 
     def __call__(self, x: ArrayT) -> ArrayT: ...
 
-    def inverse(self) -> Any: ...
+    def inverse(self) -> Any:
+        """The transform that undoes this one."""
+        ...
 
 
 @dataclass(frozen=True)

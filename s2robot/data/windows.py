@@ -20,6 +20,24 @@ from s2robot.errors import S2RobotError
 
 
 @dataclass(frozen=True)
+class Horizons:
+    """In steps: observations a decision sees, actions it predicts, and how many of them are executed before the next
+    decision, which is also how far apart its observations lie.
+    """
+
+    observation: int = 1
+    chunk: int = 8
+    execute: int = 4
+
+    def __post_init__(self) -> None:
+        if self.observation < 1 or not 1 <= self.execute <= self.chunk:
+            raise S2RobotError(
+                f"observation_horizon={self.observation}, execute={self.execute}, chunk={self.chunk}: the first must "
+                "be at least 1, and execute between 1 and chunk"
+            )
+
+
+@dataclass(frozen=True)
 class Windows:
     """One window per step of every episode. All numbers are rows of the flat arrays, except `episode` and `step`.
 
@@ -36,15 +54,19 @@ class Windows:
         return len(self.step)
 
 
-def make_windows(lengths: Sequence[int], observation_horizon: int, action_chunk: int) -> Windows:
+def make_windows(
+    lengths: Sequence[int], observation_horizon: int, action_chunk: int, observation_stride: int = 1
+) -> Windows:
     """Windows over episodes of the given lengths (steps).
 
+    Observations lie `observation_stride` steps apart: a policy that executes four actions sees every fourth step.
     A window never leaves its episode: before the first step the first observation is repeated, after the last one
     the last action is repeated and masked. Raises S2RobotError for an empty episode or a horizon below one.
     """
-    if observation_horizon < 1 or action_chunk < 1:
+    if observation_horizon < 1 or action_chunk < 1 or observation_stride < 1:
         raise S2RobotError(
-            f"observation_horizon={observation_horizon} and action_chunk={action_chunk} must both be at least 1"
+            f"observation_horizon={observation_horizon}, action_chunk={action_chunk} and "
+            f"observation_stride={observation_stride} must all be at least 1"
         )
     sizes = np.asarray(lengths, np.int64)
     if len(sizes) == 0 or sizes.min() < 1:
@@ -60,7 +82,7 @@ def make_windows(lengths: Sequence[int], observation_horizon: int, action_chunk:
     episode = np.repeat(np.arange(len(sizes)), sizes)
     row = np.arange(sizes.sum())
     first, last = starts[episode][:, None], (starts + sizes - 1)[episode][:, None]
-    observation = row[:, None] + np.arange(1 - observation_horizon, 1)  # (w, o)
+    observation = row[:, None] + observation_stride * np.arange(1 - observation_horizon, 1)  # (w, o)
     action = row[:, None] + np.arange(action_chunk)  # (w, k)
     return Windows(
         observation=np.maximum(observation, first),
@@ -91,19 +113,32 @@ class FlatEpisodes:
         """Steps of each episode."""
         return np.diff(self.starts)
 
-    def windows(self, observation_horizon: int, action_chunk: int) -> Windows:
+    def windows(self, observation_horizon: int, action_chunk: int, observation_stride: int = 1) -> Windows:
         """Windows over these episodes; see `make_windows`."""
-        return make_windows(self.lengths.tolist(), observation_horizon, action_chunk)
+        return make_windows(self.lengths.tolist(), observation_horizon, action_chunk, observation_stride)
 
 
 def split_episodes(store: EpisodeStore, validation_fraction: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids of the episodes to train on and of those held out: the last ones by seed, at least one."""
+    """Ids of the episodes to train on and of those held out: the last ones by seed, at least one of each.
+
+    Raises S2RobotError when that leaves nothing to train on.
+    """
     held_out = max(1, round(validation_fraction * len(store)))
+    if held_out >= len(store):
+        raise S2RobotError(
+            f"{store.path} has {len(store)} episodes, of which validation_fraction={validation_fraction} holds out "
+            f"{held_out}: none is left to train on; collect more or hold out less"
+        )
     return tuple(store.episodes[:-held_out]), tuple(store.episodes[-held_out:])
 
 
 def training_views(views: int) -> range:
-    """Ids of the views that training draws from: 1 to `views`, all shifted, or the plain frames (0) for none."""
+    """Ids of the views that training draws from: 1 to `views`, all shifted, or the plain frames (0) for none.
+
+    Raises S2RobotError for a negative number.
+    """
+    if views < 0:
+        raise S2RobotError(f"views={views}; give 0 for plain frames or how many shifted views to draw from")
     return range(1, views + 1) if views else range(1)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from s2robot.errors import S2RobotError
 from s2robot.execution import run_tasks
 from s2robot.gl import select_gl_backend
 from s2robot.progress import progress, say
-from s2robot.types import Episode
+from s2robot.types import Episode, require_equal
 
 if TYPE_CHECKING:
     from s2robot.envs.expert import ExpertConfig
@@ -54,9 +54,15 @@ def collect(
 ) -> Iterator[Collected]:
     """Fill `store` up to `episodes` demonstrations, yielding each as it is acknowledged (safely stored).
 
-    Goes on where an earlier call stopped. Raises S2RobotError when the seeds set apart for demonstrations run out.
+    Goes on where an earlier call stopped. Raises S2RobotError when the seeds set apart for demonstrations run out,
+    MismatchError when `store` holds demonstrations of another task, or of this one with other parameters.
     """
     have = stored_seeds(store)
+    if have:
+        spec = EpisodeStore(store).spec
+        theirs = {"task": dict(spec.task_config), "cameras": [camera.name for camera in spec.observation.cameras]}
+        ours = {"task": json.loads(json.dumps(dict(task))), "cameras": list(cameras)}
+        require_equal(f"what {store} demonstrates", theirs, ours, "give another store or delete that one")
     if len(have) < episodes:
         select_gl_backend()  # once, here: the workers inherit the choice
     done, failed, next_seed = 0, 0, first_seed
@@ -127,5 +133,6 @@ def demonstrate(env: TabletopTask, seed: int, cameras: tuple[str, ...], config: 
 def _workshop(task_json: str, store: str, cameras: tuple[str, ...]) -> tuple[TabletopTask, EpisodeWriter]:
     from s2robot.envs import make_task
 
-    env = make_task(json.loads(task_json))
-    return env, EpisodeWriter(store, env.dataset_spec(cameras))
+    task = json.loads(task_json)
+    env = make_task(task)
+    return env, EpisodeWriter(store, replace(env.dataset_spec(cameras), task_config=task))

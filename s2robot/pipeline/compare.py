@@ -26,13 +26,13 @@ from s2robot.pipeline.agents import load_policy
 from s2robot.pipeline.checkpoint import verify_checkpoint
 from s2robot.pipeline.collect import collect
 from s2robot.pipeline.encode import encode_for_training
-from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, parse_seeds
+from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, parse_seeds, policy_sha256
 from s2robot.pipeline.measure import InferenceCost, measure_inference
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
 from s2robot.pipeline.rollout import RolloutPool
-from s2robot.pipeline.train import Recipe, TrainResult, train
+from s2robot.pipeline.train import Recipe, TrainResult, recipe_from, train
 from s2robot.progress import clock, say
 from s2robot.storage import fingerprint, read_json, write_json
 
@@ -61,8 +61,30 @@ class Experiment:
             raise S2RobotError(
                 f"test_seeds={self.test_seeds} leave those set apart for tests, {TEST_SEEDS.start}:{TEST_SEEDS.stop}"
             )
-        if not (self.tasks and self.arms and self.train_seeds):
-            raise S2RobotError("an experiment needs at least one task, one arm and one training seed")
+        if not (self.tasks and self.arms and self.train_seeds and self.cameras):
+            raise S2RobotError("an experiment needs at least one task, one arm, one camera and one training seed")
+        for name in self.tasks:  # what is mistyped is said now, not after an hour
+            self.task_config(name)
+        self.policy_config()
+        self.recipe_of(self.train_seeds[0])
+
+    def task_config(self, name: str) -> dict[str, Any]:
+        """The task as it is demonstrated and evaluated here."""
+        return choice("task", name, {"frame_px": self.frame_px}) | {"cameras": list(self.cameras)}
+
+    def policy_config(self) -> dict[str, Any]:
+        """The policy with its overrides."""
+        return choice("policy", self.policy, self.policy_overrides)
+
+    def recipe_of(self, train_seed: int) -> Recipe:
+        """How one run is trained."""
+        return recipe_from({**self.recipe, "seed": train_seed})
+
+    def setup(self) -> dict[str, Any]:
+        """What all arms share, for the report."""
+        settings = {k: v for k, v in asdict(self.recipe_of(0)).items() if k not in ("seed", "save_every_s")}
+        shared = {"demonstrations": self.demonstrations, "frame_px": self.frame_px, "cameras": list(self.cameras)}
+        return {**shared, "policy": self.policy_config(), "recipe": settings}
 
 
 @dataclass
@@ -77,6 +99,8 @@ class Comparison:
 
     def run(self, command: str) -> dict[str, Any]:
         """All stages; writes the report into `out` and returns it. Raises S2RobotError for a mismatch of compute."""
+        if self.workers < 1:
+            raise S2RobotError(f"workers={self.workers}; rollouts need at least one worker process")
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "stages.json"
         self.stages_s = read_json(path) if path.exists() else {}
@@ -87,17 +111,22 @@ class Comparison:
         for task in self.experiment.tasks:
             records[task], videos[task] = self._task(task, encoders)
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        report = build_report(records, self.stages_s, command, versions)
+        report = build_report(records, self.stages_s, command, versions, self.experiment.setup())
         write_report(report, self.out, videos)
         return report
 
     def _task(self, name: str, encoders: Mapping[str, Encoder]) -> tuple[list[ArmRecord], dict[str, Path]]:
         experiment, folder = self.experiment, self.out / name
-        task = {**choice("task", name), "frame_px": experiment.frame_px, "cameras": list(experiment.cameras)}
+        task = experiment.task_config(name)
         with self._stage(f"{name}: collect"):
             for _ in collect(task, folder / "episodes", experiment.demonstrations, experiment.cameras, 0, self.workers):
                 pass
         store = EpisodeStore(folder / "episodes")
+        if len(store) > experiment.demonstrations:
+            raise S2RobotError(
+                f"{store.path} holds {len(store)} demonstrations, the experiment asks for {experiment.demonstrations}; "
+                "give another out= folder or delete that store"
+            )
         speeds = {arm: self._encode(name, store, encoder, folder / arm) for arm, encoder in encoders.items()}
         runs: dict[str, list[TrainResult]] = {}
         for arm, encoder in encoders.items():
@@ -118,7 +147,7 @@ class Comparison:
                     for seed, result, rollouts in zip(experiment.train_seeds, runs[arm], outcomes, strict=True)
                 ]
                 records.append(_arm_record(arm, encoder, cost, speeds[arm], run_records))
-                clip = self._video(name, arm, runs[arm][0])
+                clip = self._video(runs[arm][0], store.spec.action.rate_hz)
                 if clip:
                     videos[arm] = clip
         return records, videos
@@ -126,7 +155,7 @@ class Comparison:
     def _encode(self, task: str, store: EpisodeStore, encoder: Encoder, folder: Path) -> float | None:
         """Fill the cache; the speed is that of the last time anything was computed."""
         with self._stage(f"{task}: encode {folder.name}"):
-            cache, recipe = FeatureCache(self.out / "cache"), self._recipe(0)
+            cache, recipe = FeatureCache(self.out / "cache"), self.experiment.recipe_of(0)
             result = encode_for_training(
                 store, encoder, cache, self.experiment.cameras, recipe.views, recipe.validation_fraction
             )
@@ -141,8 +170,7 @@ class Comparison:
         return last["frames"] / last["seconds"]
 
     def _train(self, store: EpisodeStore, arm: str, encoder: Encoder, folder: Path, seed: int) -> TrainResult:
-        recipe = self._recipe(seed)
-        policy = {**choice("policy", self.experiment.policy), **self.experiment.policy_overrides}
+        recipe, policy = self.experiment.recipe_of(seed), self.experiment.policy_config()
         made_of = {
             "dataset": store.dataset_fingerprint(),
             "encoder": encoder.fingerprint,
@@ -158,29 +186,27 @@ class Comparison:
     def _evaluate(
         self, task: str, arm: str, task_config: Mapping[str, Any], pool: RolloutPool, seed: int, result: TrainResult
     ) -> list[Any]:
-        digest = verify_checkpoint(result.checkpoint)["files"]["policy.safetensors"]
+        digest = policy_sha256(verify_checkpoint(result.checkpoint))
         what = Evaluation(task, arm, seed, digest, task_config)
         agent = load_policy(result.checkpoint, self.device, rows=ROWS)
         return evaluate(what, agent, pool, parse_seeds(self.experiment.test_seeds), _rollout_folder(result))
 
     def _measure(self, result: TrainResult) -> InferenceCost:
-        path = _run_folder(result) / "inference.json"
+        path = _run_folder(result) / f"inference-{self._torch_device().type}.json"
         if not path.exists():
             write_json(path, asdict(measure_inference(result.checkpoint, self.device)))
         return InferenceCost(**read_json(path))
 
-    def _video(self, task: str, arm: str, result: TrainResult) -> Path | None:
+    def _video(self, result: TrainResult, rate_hz: float) -> Path | None:
+        """Successes beside failures in real time: clips hold one frame per decision."""
         successes, failures = load_clips(_rollout_folder(result))
-        path = self.out / f"{task}-{arm}.mp4"
+        path = _rollout_folder(result) / "clips.mp4"
         newest = max((p.stat().st_mtime for p in (_rollout_folder(result) / CLIPS).glob("*.npy")), default=None)
         if newest is None:
             return None
         if not path.exists() or path.stat().st_mtime < newest:
-            side_by_side(successes, failures, path)
+            side_by_side(successes, failures, path, fps=rate_hz / self.experiment.policy_config()["execute"])
         return path
-
-    def _recipe(self, seed: int) -> Recipe:
-        return Recipe(**{**self.experiment.recipe, "seed": seed})
 
     def _torch_device(self) -> Any:
         from s2robot.encoders.backbone import resolve_device

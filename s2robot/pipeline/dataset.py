@@ -16,7 +16,7 @@ from torch import Tensor
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise
-from s2robot.data.windows import FlatEpisodes, Windows, flatten, split_episodes, training_views
+from s2robot.data.windows import FlatEpisodes, Horizons, Windows, flatten, split_episodes, training_views
 from s2robot.encoders.interface import Encoder
 from s2robot.policies.batch import Batch, Inputs, Shapes
 
@@ -72,8 +72,7 @@ def load_training_data(
     cache: FeatureCache,
     cameras: Sequence[str],
     views: int,
-    observation_horizon: int,
-    chunk: int,
+    horizons: Horizons,
     validation_fraction: float,
     device: torch.device,
 ) -> TrainingData:
@@ -88,7 +87,7 @@ def load_training_data(
     proprio = Normalise.fit(flat.proprio, floor=PROPRIO_FLOOR)
     action = Normalise.fit(flat.action, floor=ACTION_FLOOR)
     labels = flat.labels.get("target_pos_w")
-    windows = flat.windows(observation_horizon, chunk)
+    windows = flat.windows(horizons.observation, horizons.chunk, horizons.execute)
     train = Split(
         tokens=tokens,
         proprio=torch.from_numpy(proprio(flat.proprio)).to(device),

@@ -11,7 +11,7 @@ Dims: b batch, n tokens (g x g), k cells (4 per token and axis), s crop side (px
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,10 @@ class DenseBatch:
     albedo: Float[Tensor, "b k k 3"]
     log_depth: Float[Tensor, "b k k"]
 
+    def to(self, device: torch.device) -> DenseBatch:
+        """The batch on another device."""
+        return DenseBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 class DensePretrainer(nn.Module):
     """A ViT backbone (Hugging Face, CLS first) with a linear dense head."""
@@ -56,7 +60,8 @@ class DensePretrainer(nn.Module):
         return cells.permute(0, 1, 3, 2, 4, 5).reshape(b, g * CELLS, g * CELLS, OUTPUTS)
 
     def loss(self, batch: DenseBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the four terms, and each of them."""
+        """The sum of the four terms, and each of them. The batch may lie on another device."""
+        batch = batch.to(self.head.weight.device)
         with torch.autocast(batch.images.device.type, dtype=torch.bfloat16):
             cells = self(batch.images)
         logits, offset, albedo, log_depth = cells.float().split([CLASSES, 2, 3, 1], dim=-1)

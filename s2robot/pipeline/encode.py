@@ -57,7 +57,7 @@ def encode(
     keys = cache.missing(encoder.fingerprint, list(by_fingerprint), cameras, views)
     start_s, frames = time.perf_counter(), 0
     loaded: tuple[str, dict[str, np.ndarray]] = ("", {})
-    for key in progress(keys, len(keys), f"encode {encoder.name}", "clip"):
+    for key in progress(keys, len(keys), f"encode {cache_name(encoder)}", "clip"):
         if key.episode != loaded[0]:
             loaded = (key.episode, store.read(by_fingerprint[key.episode], images=cameras).images)
         images = shift_view(loaded[1][key.camera], key.view, store.entry(by_fingerprint[key.episode]).seed)
@@ -87,7 +87,12 @@ def put(cache: FeatureCache, key: FeatureKey, encoder: Encoder, images: np.ndarr
     """Encode one clip of frames and store its tokens as float16."""
     frames = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
     parts = [encoder(batch).tokens.half().cpu() for batch in frames.split(FRAMES_PER_BATCH)]
-    cache.put(key, torch.cat(parts).numpy(), encoder.grid, encoder_name=encoder.name)
+    cache.put(key, torch.cat(parts).numpy(), encoder.grid, encoder_name=cache_name(encoder))
+
+
+def cache_name(encoder: Encoder) -> str:
+    """What people call it in `s2robot cache`: the weights and the sizes they look at, e.g. `vit_tiny_112@112+224`."""
+    return f"{encoder.name}@{'+'.join(map(str, encoder.sizes))}"
 
 
 def check_frame_size(store: EpisodeStore, encoder: Encoder, cameras: Collection[str]) -> None:

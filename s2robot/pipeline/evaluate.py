@@ -15,7 +15,7 @@ from s2robot.pipeline.report.outcomes import Outcome, read_outcomes, write_outco
 from s2robot.pipeline.rollout import Rollout, RolloutPool, rollout
 from s2robot.policies.agent import Agent
 from s2robot.progress import progress
-from s2robot.storage import append_line, cut_torn_line, fsync_folder, read_json, write_atomic, write_json
+from s2robot.storage import append_line, cut_torn_line, fingerprint, fsync_folder, read_json, write_atomic, write_json
 
 EPISODES, TIMINGS, JOURNAL, IDENTITY, CLIPS = (
     "episodes.jsonl",
@@ -25,7 +25,6 @@ EPISODES, TIMINGS, JOURNAL, IDENTITY, CLIPS = (
     "clips",
 )
 CLIPS_PER_END = 3
-RECORDED_CAMERA = "agentview"
 ROWS = 8  # group size of encoder and policy calls in rollouts; part of every outcome
 
 
@@ -38,6 +37,12 @@ class Evaluation:
     train_seed: int
     checkpoint_sha256: str
     task_config: Mapping[str, Any]
+
+
+def policy_sha256(manifest: Mapping[str, Any]) -> str:
+    """Identity of all that decides what a checkpoint does: weights, encoder, configuration and normalisers."""
+    parts = {key: manifest[key] for key in ("policy", "encoder", "normalise", "cameras", "shapes")}
+    return fingerprint({**parts, "weights": manifest["files"]["policy.safetensors"]})
 
 
 def parse_seeds(text: str) -> range:
@@ -62,7 +67,7 @@ def evaluate(what: Evaluation, agent: Agent, pool: RolloutPool, seeds: range, ou
     missing = [seed for seed in seeds if seed not in lines]
     label = f"rollouts {what.task}/{what.arm}"
     for episode in progress(
-        rollout(pool, agent, missing, RECORDED_CAMERA), len(seeds), label, "episode", len(seeds) - len(missing)
+        rollout(pool, agent, missing, _recorded_camera(what)), len(seeds), label, "episode", len(seeds) - len(missing)
     ):
         outcome = _outcome(what, episode)
         timing = {"seconds": episode.seconds, "decisions": episode.decisions}
@@ -74,6 +79,11 @@ def evaluate(what: Evaluation, agent: Agent, pool: RolloutPool, seeds: range, ou
     timings = "".join(json.dumps({"seed": line["seed"], **line["timing"]}) + "\n" for line in chosen)
     write_atomic(out / TIMINGS, timings.encode())
     return read_outcomes(out / EPISODES)
+
+
+def _recorded_camera(what: Evaluation) -> str:
+    """The camera of the videos: the task's first, also where the policy is blind."""
+    return str(what.task_config["cameras"][0])
 
 
 def load_clips(out: Path) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:

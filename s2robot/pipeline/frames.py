@@ -36,10 +36,13 @@ class ShardTask:
 def generate_frames(folder: Path, frames: int, first_seed: int, frame_px: int = 224, workers: int = 2) -> None:
     """Draw `frames` scenes into `folder`. Shards that exist are kept, so a second call goes on where one stopped.
 
-    Raises S2RobotError when the folder holds frames of another seed or size.
+    Raises S2RobotError when the folder holds frames of another seed or size, or for a number that is no whole shards.
     """
-    if frames % SHARD_FRAMES:
-        raise S2RobotError(f"frames={frames} is not a multiple of the shard size {SHARD_FRAMES}")
+    if frames % SHARD_FRAMES or frames < 2 * SHARD_FRAMES:
+        raise S2RobotError(
+            f"frames={frames}: give a multiple of the shard size {SHARD_FRAMES}, at least two of them, since the last "
+            "shard is held out"
+        )
     recipe = {"first_seed": first_seed, "frame_px": frame_px, "shard_frames": SHARD_FRAMES}
     if (folder / "frames.json").exists() and read_json(folder / "frames.json") != recipe:
         raise S2RobotError(f"{folder} holds frames of another recipe; give another folder or delete it")
@@ -68,15 +71,17 @@ def draw_shard(task: ShardTask) -> int:
 
 
 class FrameSet:
-    """Memory-mapped shards: `frames[key][i]` through `get(key, i)`."""
+    """The first `frames` frames of a folder, memory-mapped: `frames[key][i]` through `get(key, i)`.
 
-    def __init__(self, folder: Path) -> None:
+    The folder may hold more of them, drawn for a longer run. Raises S2RobotError when it holds fewer.
+    """
+
+    def __init__(self, folder: Path, frames: int) -> None:
         self.recipe = read_json(folder / "frames.json")
-        count = 0
-        while _shard_path(folder, count, KEYS[-1]).exists():
-            count += 1
-        if not count:
-            raise S2RobotError(f"{folder} holds no finished shard; run `s2robot pretrain` with frames to draw")
+        count = frames // SHARD_FRAMES
+        absent = [i for i in range(count) if not _shard_path(folder, i, KEYS[-1]).exists()]
+        if absent:
+            raise S2RobotError(f"{folder} lacks shard {absent[0]} of {count}; `s2robot pretrain` draws what is missing")
         self._indexes = range(count * SHARD_FRAMES)
         self._shards = [{k: np.load(_shard_path(folder, i, k), mmap_mode="r") for k in KEYS} for i in range(count)]
 

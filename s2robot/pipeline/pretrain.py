@@ -20,7 +20,7 @@ from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.checkpoint import load_tensors, newest_checkpoint, save_checkpoint
 from s2robot.pipeline.dense import CropSampler, DensePretrainer
 from s2robot.pipeline.fit import Schedule, TrainState, fit
-from s2robot.pipeline.frames import FrameSet, generate_frames
+from s2robot.pipeline.frames import SHARD_FRAMES, FrameSet, generate_frames
 from s2robot.progress import progress, say
 from s2robot.storage import append_line, cut_torn_line, publish_folder, write_json
 
@@ -67,7 +67,7 @@ def pretrain(config: PretrainConfig, device: str = "cpu") -> Path:
     """Run to the end (or go on where a run stopped) and return the folder of the finished weights."""
     out = Path(config.out)
     generate_frames(Path(config.frames_dir), config.frames, config.first_seed, config.frame_px, config.workers)
-    frames = FrameSet(Path(config.frames_dir))
+    frames = FrameSet(Path(config.frames_dir), config.frames)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -78,7 +78,7 @@ def pretrain(config: PretrainConfig, device: str = "cpu") -> Path:
     for name in ("train.jsonl", "val.jsonl"):
         cut_torn_line(out / name)
     resume(state, out / "checkpoints", config.recipe())
-    train, held_out = frames.split(last=250)
+    train, held_out = frames.split(last=SHARD_FRAMES)
     crops = CropSampler(train, config.batch_size, config.tile_px, 16, config.seed)
     validation = [CropSampler(held_out, 64, config.tile_px, 16, HELD_OUT_SEED)(i) for i in range(4)]
     parts: dict[str, Tensor] = {}

@@ -97,20 +97,20 @@ class RolloutPool:
     def exchange(self, requests: Sequence[Request]) -> list[Reply]:
         """Carry out the requests, each worker its own slots, and return the replies in the order of slots."""
         busy = []
-        for index, connection in enumerate(self._connections):
-            share = [request for request in requests if request.slot % self.workers == index]
-            if share:
-                connection.send(share)
-                busy.append(connection)
         replies: list[Reply] = []
-        for connection in busy:
-            try:
+        try:
+            for index, connection in enumerate(self._connections):
+                share = [request for request in requests if request.slot % self.workers == index]
+                if share:
+                    connection.send(share)
+                    busy.append(connection)
+            for connection in busy:
                 answer = connection.recv()
-            except EOFError as error:
-                raise S2RobotError("a rollout worker died; run `s2robot doctor` to check rendering") from error
-            if isinstance(answer, S2RobotError):
-                raise answer
-            replies.extend(answer)
+                if isinstance(answer, S2RobotError):
+                    raise answer
+                replies.extend(answer)
+        except (OSError, EOFError) as error:  # a broken pipe here is not the reader of our output that has gone
+            raise S2RobotError("a rollout worker died (out of memory?); `s2robot doctor` checks rendering") from error
         return sorted(replies, key=lambda reply: reply.slot)
 
 
@@ -125,9 +125,13 @@ def _work(connection: Connection, task_json: str) -> None:
         except EOFError:
             return
         try:
-            connection.send([_carry_out(request, envs, initial, task_json) for request in requests])
+            answer: Any = [_carry_out(request, envs, initial, task_json) for request in requests]
         except S2RobotError as error:
-            connection.send(error)
+            answer = error
+        try:
+            connection.send(answer)
+        except OSError:  # nobody waits for it any more
+            return
 
 
 def _carry_out(request: Request, envs: dict[int, Any], initial: dict[int, str], task_json: str) -> Reply:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 
 from s2robot import __version__
 from s2robot.data.episodes import EpisodeStore
-from s2robot.data.features import FeatureCache
+from s2robot.data.features import SHIFT_VERSION, FeatureCache
 from s2robot.data.transforms import to_json
+from s2robot.data.windows import Horizons
 from s2robot.encoders.interface import Encoder
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.checkpoint import load_tensors, newest_checkpoint, save_checkpoint
@@ -53,6 +54,20 @@ class Recipe:
             )
 
 
+def recipe_from(config: Mapping[str, Any]) -> Recipe:
+    """The recipe of a configuration. Raises S2RobotError for an unknown key or a value of another type."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), dict(config)))
+    except OmegaConfBaseException as error:
+        allowed = ", ".join(field.name for field in fields(Recipe))
+        raise S2RobotError(f"recipe: {str(error).splitlines()[0]}; its keys are {allowed}") from error
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """Where the checkpoint lies and what it took; a finished run that is asked for again costs nothing."""
@@ -82,9 +97,9 @@ def train(
     finished = _finished(out, identity)
     if finished:
         return finished
-    horizon, chunk = int(policy_config["observation_horizon"]), int(policy_config["chunk"])
+    horizons = Horizons(*(int(policy_config[key]) for key in ("observation_horizon", "chunk", "execute")))
     data = load_training_data(
-        store, encoder, cache, cameras, recipe.views, horizon, chunk, recipe.validation_fraction, device
+        store, encoder, cache, cameras, recipe.views, horizons, recipe.validation_fraction, device
     )
     policy = _new_policy(policy_config, data, recipe.seed).to(device)
     steps = recipe.epochs * max(1, len(data.train) // recipe.batch_size)
@@ -97,12 +112,10 @@ def train(
         ema=recipe.ema,
     )
     cut_torn_line(out / "curve.jsonl")  # a kill may tear the last line; the resumed run writes that point again
-    spent_s = _resume(state, out, identity)
-    weights_before = encoder.weights_sha256()
+    spent_s, losses = _resume(state, out, identity)
     manifest = _manifest(store, encoder, encoder_config, policy_config, cameras, recipe, data, identity)
     batches = EpochSampler(data.train, recipe.batch_size, recipe.seed, max(1, recipe.views))
     start_s = saved_s = time.perf_counter()
-    losses: list[torch.Tensor] = []
     for record in progress(fit(policy.loss, batches, state), steps, f"train {out.name}", "step", state.step):
         losses.append(record.loss)
         now_s = time.perf_counter()
@@ -112,12 +125,12 @@ def train(
             append_line(out / "curve.jsonl", json.dumps(point | {"val_loss": validate(state.best, data.validation)}))
             losses.clear()
         if last or now_s - saved_s > recipe.save_every_s:
+            _require_frozen(encoder)
             saved_s = now_s
             timed = {**manifest, "train_s": spent_s + now_s - start_s, "finished": last}
+            timed["losses_since_point"] = torch.stack(losses).tolist() if losses else []
             files = {"policy": state.best.state_dict(), "train_state": state.tensors()}
             save_checkpoint(out / "checkpoints", record.step, files, timed)
-    if encoder.weights_sha256() != weights_before:
-        raise AssertionError("the frozen encoder's weights changed during training")
     result = _finished(out, identity)
     assert result is not None
     return result
@@ -166,7 +179,7 @@ def _new_policy(config: Mapping[str, Any], data: TrainingData, seed: int) -> Chu
 def _identity(
     store: EpisodeStore, encoder: Encoder, policy: Mapping[str, Any], cameras: tuple[str, ...], recipe: Recipe
 ) -> dict[str, Any]:
-    settings = {k: v for k, v in asdict(recipe).items() if k != "save_every_s"}
+    settings = {k: v for k, v in asdict(recipe).items() if k != "save_every_s"} | {"shift_version": SHIFT_VERSION}
     return {
         "dataset": store.dataset_fingerprint(),
         "encoder": encoder.fingerprint,
@@ -201,17 +214,25 @@ def _manifest(
     }
 
 
-def _resume(state: TrainState, out: Path, identity: Mapping[str, Any]) -> float:
-    """Restore the newest intact checkpoint; returns the seconds spent before it."""
+def _require_frozen(encoder: Encoder) -> None:
+    """The weights still are those that the fingerprint names, through encoding and training."""
+    if encoder.sizes and encoder.weights_sha256() != encoder.spec()["weights_sha256"]:
+        raise AssertionError("the frozen encoder's weights changed; nothing that was made with it can be trusted")
+
+
+def _resume(state: TrainState, out: Path, identity: Mapping[str, Any]) -> tuple[float, list[torch.Tensor]]:
+    """Restore the newest intact checkpoint; returns the seconds spent before it and the losses that its next point of
+    the curve averages.
+    """
     found = newest_checkpoint(out / "checkpoints")
     if found is None:
         (out / "curve.jsonl").unlink(missing_ok=True)
-        return 0.0
+        return 0.0, []
     path, manifest = found
     _require_same_run(out, manifest["identity"], identity)
     state.restore(load_tensors(path, "train_state"), manifest["step"])
     say(f"resuming {out} at step {state.step}")
-    return float(manifest["train_s"])
+    return float(manifest["train_s"]), [torch.tensor(loss) for loss in manifest["losses_since_point"]]
 
 
 def _finished(out: Path, identity: Mapping[str, Any]) -> TrainResult | None:

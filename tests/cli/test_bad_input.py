@@ -101,6 +101,32 @@ def seeds_that_are_no_range(tmp: Path) -> list[str]:
     return ["evaluate", f"checkpoint={tmp}", "seeds=100", f"out={tmp / 'out'}"]
 
 
+def one_episode(tmp: Path) -> list[str]:
+    return ["train", f"store={make_store(tmp / 's', 112, episodes=1)}", "encoder=base", f"out={tmp / 'run'}"]
+
+
+def a_recipe_in_words(tmp: Path) -> list[str]:
+    store = make_store(tmp / "s", 112)
+    return ["train", f"store={store}", "encoder=blind", f"out={tmp / 'run'}", "recipe.epochs=ten"]
+
+
+def nothing_to_execute(tmp: Path) -> list[str]:
+    store = make_store(tmp / "s", 112)
+    return ["train", f"store={store}", "encoder=blind", f"out={tmp / 'run'}", "policy.execute=0"]
+
+
+def fewer_views_than_none(tmp: Path) -> list[str]:
+    return ["encode", f"store={make_store(tmp / 's', 112)}", "encoder=base", "views=-1", f"cache={tmp / 'cache'}"]
+
+
+def fewer_workers_than_none(tmp: Path) -> list[str]:
+    return ["collect", "task=lift", f"store={tmp / 's'}", "workers=-1"]
+
+
+def a_full_store_of_something_else(tmp: Path) -> list[str]:
+    return ["collect", "task=lift", f"store={make_store(tmp / 's', 64)}", "episodes=2"]
+
+
 def unknown_task(tmp: Path) -> list[str]:
     return ["collect", "task=lfit", f"store={tmp / 's'}"]
 
@@ -121,6 +147,12 @@ TABLE = {
     damaged_checkpoint: "holds no intact checkpoint",
     seeds_that_are_no_range: "half-open range of seeds as A:B",
     unknown_task: "did you mean 'lift'",
+    one_episode: "none is left to train on",
+    a_recipe_in_words: "recipe: Value 'ten'",
+    nothing_to_execute: "execute=0",
+    fewer_views_than_none: "views=-1; give 0 for plain frames",
+    fewer_workers_than_none: "workers=-1; give a number of processes",
+    a_full_store_of_something_else: "demonstrates differs at",
 }
 
 
@@ -166,6 +198,20 @@ def test_a_write_that_the_kernel_refuses_is_one_line_and_what_was_stored_stays(t
     assert result.returncode == USER_MISTAKE, result.stderr
     assert "limit reached while writing" in result.stdout  # tests/data fills a real file system
     assert EpisodeStore(store).dataset_fingerprint() == before
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_command_that_cannot_write_is_one_line_and_status_2(tmp_path: Path, verbose: bool) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    store, cache = make_store(tmp_path / "s", 112), tmp_path / "cache"
+    command = [sys.executable, "-m", "s2robot.cli.main", "encode", f"store={store}", "encoder=base", f"cache={cache}"]
+    result = subprocess.run(command + ["-v"] * verbose, capture_output=True, text=True, preexec_fn=limit, timeout=120)
+    assert result.returncode == USER_MISTAKE, result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
+    assert ("Traceback" in result.stderr) == verbose
+    assert not list(cache.rglob("*.safetensors"))
 
 
 def test_without_gl_collect_says_what_to_install(tmp_path: Path) -> None:

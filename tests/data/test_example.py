@@ -1,4 +1,4 @@
-"""The example in `examples/` turns a plain robot log into a store that windows can be drawn from."""
+"""The example in `examples/` turns a plain robot log into a store that trains."""
 
 from __future__ import annotations
 
@@ -32,3 +32,12 @@ def test_a_robot_log_of_arrays_and_pictures_becomes_a_store(tmp_path: Path) -> N
     flat = flatten(store)
     np.testing.assert_array_equal(flat.action[5:], arrays["action"].astype(np.float32))
     assert len(flat.windows(observation_horizon=2, action_chunk=4)) == 8
+    assert trains(tmp_path)
+
+
+def trains(folder: Path) -> bool:
+    """Whether `s2robot train` makes a checkpoint of that store."""
+    keys = ["cameras=[front]", "encoder=base", "recipe.epochs=1", "recipe.batch_size=4", f"cache={folder / 'cache'}"]
+    command = [sys.executable, "-m", "s2robot.cli.main", "train", f"store={folder / 'store'}", f"out={folder / 'run'}"]
+    subprocess.run([*command, *keys], check=True, timeout=100)
+    return len(list((folder / "run" / "checkpoints").glob("step-*"))) == 1

@@ -111,6 +111,13 @@ def test_prune_deletes_the_encoders_that_are_not_kept(cache: FeatureCache) -> No
     assert [line.name for line in cache.list()] == ["tiny"]
 
 
+def test_prune_refuses_to_keep_what_is_not_there_and_deletes_nothing(cache: FeatureCache) -> None:
+    cache.put(replace(KEY, encoder="f" * 64), TOKENS, (2, 3), encoder_name="large")
+    with pytest.raises(S2RobotError, match=r"keep='tniy' is not in .*, which has large, tiny; nothing was deleted"):
+        cache.prune(keep=["large", "tniy"])
+    assert len(cache.list()) == 2
+
+
 def test_prune_by_age_goes_by_the_last_use(cache: FeatureCache) -> None:
     large = replace(KEY, encoder="f" * 64)
     cache.put(large, TOKENS, (2, 3), encoder_name="large")

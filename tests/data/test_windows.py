@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_episodes import make_episode
 
 from s2robot.data.episodes import EpisodeStore
-from s2robot.data.windows import flatten, make_windows
+from s2robot.data.windows import Horizons, flatten, make_windows
 from s2robot.errors import S2RobotError
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=6)
@@ -24,6 +24,18 @@ def test_the_worked_example_in_the_source_is_true() -> None:
     assert windows.action_mask.astype(int).tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 0], [1, 0, 0]]
     assert windows.episode.tolist() == [0, 0, 0, 1, 1]
     assert windows.step.tolist() == [0, 1, 2, 0, 1]
+
+
+def test_observations_lie_as_far_apart_as_decisions() -> None:
+    windows = make_windows([10], observation_horizon=3, action_chunk=1, observation_stride=4)
+    assert windows.observation[9].tolist() == [1, 5, 9]
+    assert windows.observation[6].tolist() == [0, 2, 6]
+
+
+@pytest.mark.parametrize("values", [(0, 8, 4), (1, 8, 0), (1, 8, 9)])
+def test_horizons_that_cannot_be_are_refused(values: tuple[int, int, int]) -> None:
+    with pytest.raises(S2RobotError, match=r"observation_horizon=\d, execute=\d, chunk=8"):
+        Horizons(*values)
 
 
 @given(lengths=LENGTHS, horizon=st.integers(1, 5), chunk=st.integers(1, 9))

@@ -54,3 +54,23 @@ def test_depth_is_metric(generator: SceneGenerator) -> None:
 def test_a_task_seed_is_refused(generator: SceneGenerator) -> None:
     with pytest.raises(S2RobotError, match="belongs to the tasks"):
         generator.scene(20_000)
+
+
+def test_layout_palette_sizes_and_camera_are_never_jointly_a_tasks(generator: SceneGenerator) -> None:
+    from s2robot.envs.pick_cube import PALETTE
+    from s2robot.envs.random_scenes import CAMERA, WRIST_CAMERA
+
+    model, palette = generator.model, np.array(list(PALETTE.values()))
+    agentview = model.camera("agentview").id
+    wrist_pose = generator._wrist_pose[0]
+    sizes = set()
+    for seed in range(200):
+        scene = generator.scene(FIRST_SEED + seed)
+        colours = scene.albedo[~np.isnan(scene.centre_px[:, 0])]
+        nearest = np.abs(colours[:, None] - palette).max(-1).min(1)
+        assert (nearest > 0.02).any() or len(colours) < 2, "no scene wears the tasks' palette"
+        room = np.linalg.norm(model.cam_pos[model.camera(CAMERA).id] - model.cam_pos[agentview])
+        wrist = np.linalg.norm(model.cam_pos[model.camera(WRIST_CAMERA).id] - wrist_pose)
+        assert room > 0.02 or wrist > 1e-4
+        sizes.add(tuple(np.round(model.geom_size[generator._geoms[0][0]], 4)))
+    assert len(sizes) > 50

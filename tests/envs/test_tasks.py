@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import mujoco
@@ -111,20 +112,37 @@ def lift(env: TabletopTask, address: int, by_m: float) -> None:
 def test_goals_colours_and_places_are_uniform_over_1000_resets(task: Build) -> None:
     env = task("pick_cube")
     assert isinstance(env, PickCube)
-    goals, target_indexes, places = [], [], []
+    goals, target_indexes, places, colours, all_places = [], [], [], [], []
     for seed in range(1000):
         env.reset(seed=seed)
         goals.append(int(env.goal.argmax()))
         target_indexes.append(env.target)
         places.append(env.target_pos_w()[:2])
+        colours.append([colour_of(env, i) for i in range(env.num_cubes)])
+        all_places.append(env.cube_pos_w()[:, :2])
     for drawn in (goals, target_indexes):  # the goal's colour, and which body wears it
         assert chisquare(np.bincount(drawn, minlength=4)).pvalue > 1e-3
     table = np.histogram2d(*np.array(places).T, bins=(2, 3), range=[[-0.12, 0.12], [-0.15, 0.15]])[0]
     assert table.sum() == 1000
     assert chisquare(table[0]).pvalue > 1e-3  # left to right; keeping apart pushes cubes outwards, alike on both sides
     assert chisquare(table.sum(1)).pvalue > 1e-3
+    orders = {order: 0 for order in itertools.permutations(range(4))}
+    for order in colours:
+        orders[tuple(order)] += 1
+    assert chisquare(list(orders.values())).pvalue > 1e-3  # every way to colour the four bodies
+    for body in range(4):  # and each body stands on either side as often
+        left = sum(places[body][1] < 0 for places in all_places)
+        assert chisquare([left, 1000 - left]).pvalue > 1e-3
     joint = np.histogram2d(goals, target_indexes, bins=(4, 4))[0]
     assert chisquare(joint.ravel()).pvalue > 1e-3
+
+
+def colour_of(env: PickCube, body: int) -> int:
+    """Index into the palette of what a cube shows."""
+    from s2robot.envs.pick_cube import PALETTE
+
+    shown = env.model.geom_rgba[env._visuals[body], :3]
+    return int(np.argmin([np.abs(shown - PALETTE[colour]).sum() for colour in env.colours]))
 
 
 def test_the_named_cube_wears_the_colour_that_the_goal_names(task: Build) -> None:

@@ -47,3 +47,30 @@ def test_a_yaml_file_is_data_without_resolvers(path: str) -> None:
 def test_an_unknown_configuration_is_named_with_the_known_ones() -> None:
     with pytest.raises(S2RobotError, match="unknown configuration 'nothing_like_it'"):
         configs.compose("nothing_like_it")
+
+
+@pytest.mark.parametrize("name", configs.names("policy"))
+def test_a_policys_defaults_in_code_are_those_in_its_yaml(name: str) -> None:
+    import inspect
+
+    from s2robot.targets import resolve_target
+
+    for plain in nested(configs.choice("policy", name)):
+        parameters = inspect.signature(resolve_target(plain["_target_"])).parameters
+        for key, value in plain.items():
+            if key != "_target_" and not isinstance(value, dict):
+                assert parameters[key].default == value, f"{name}: {key}"
+
+
+def nested(plain: dict) -> list[dict]:  # type: ignore[type-arg]
+    """A mapping with a `_target_` and those inside it."""
+    return [
+        plain,
+        *(m for value in plain.values() if isinstance(value, dict) and "_target_" in value for m in nested(value)),
+    ]
+
+
+def test_the_recipe_in_code_is_the_recipe_in_train_yaml() -> None:
+    from s2robot.pipeline.train import Recipe, recipe_from
+
+    assert recipe_from(configs.compose("train", ["store=a", "out=b"]).recipe) == Recipe()

@@ -19,16 +19,9 @@ from s2robot.pipeline.collect import collect, demonstrate
 
 from .conftest import CAMERAS, TASK
 
-COMMAND = [
-    sys.executable,
-    "-m",
-    "s2robot.cli.main",
-    "collect",
-    "task=lift",
-    "task.frame_px=48",
-    "list=true",
-    "workers=2",
-]
+KEYS = ["task=lift", "task.frame_px=48", "list=true"]
+COMMAND = [sys.executable, "-m", "s2robot.cli.main", "collect", *KEYS, "workers=2"]
+CHILD = str(Path(__file__).with_name("collect_child.py"))
 EPISODES = 60  # never reached: every run is killed before
 
 
@@ -44,7 +37,7 @@ def crash_module() -> Any:
     return module
 
 
-def kill_collect(store: Path, kills: int) -> int:
+def kill_collect(store: Path, kills: int, command: list[str] = COMMAND) -> int:
     """Start, kill at a seeded moment after the first acknowledgement, check, start again on the same store."""
     crash = crash_module()
     acknowledged: list[str] = []
@@ -52,8 +45,8 @@ def kill_collect(store: Path, kills: int) -> int:
     env = make_task(TASK)
     for kill in range(kills):
         moment_s = random.Random(kill).uniform(0.0, 1.5)
-        command = [*COMMAND, f"store={store}", f"episodes={EPISODES + 10 * kill}"]
-        acknowledged += crash.run_and_kill(command, moment_s).lines
+        arguments = [f"store={store}", f"episodes={EPISODES + 10 * kill}"]
+        acknowledged += crash.run_and_kill([*command, *arguments], moment_s).lines
         for seed in EpisodeStore(store).seeds:
             if seed not in expected:
                 expected[seed] = episode_fingerprint(demonstrate(env, seed, CAMERAS))
@@ -70,6 +63,14 @@ def test_two_hundred_kills_of_collect_lose_nothing_acknowledged(tmp_path: Path) 
     assert kill_collect(tmp_path / "store", kills=200) >= 200
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", ["IndexFirst", "NoRename", "Append"])
+def test_the_same_kills_find_a_collect_that_skips_a_safeguard(tmp_path: Path, mutant: str) -> None:
+    command = [sys.executable, CHILD, mutant, *KEYS, "workers=0"]
+    with pytest.raises(AssertionError, match=r"a reader meets damage|is partial|reads as other content"):
+        kill_collect(tmp_path / "store", kills=60, command=command)
+
+
 def test_the_store_does_not_depend_on_workers_or_interruptions(demonstrations: EpisodeStore, tmp_path: Path) -> None:
     folder = tmp_path / "store"
     list(collect(TASK, folder, 3, CAMERAS, 0, workers=2))
@@ -82,9 +83,10 @@ def test_seeds_outside_those_for_demonstrations_are_refused(tmp_path: Path) -> N
         list(collect(TASK, tmp_path / "store", 10, CAMERAS, 9_995, workers=0))
 
 
-def test_a_store_of_another_task_is_refused(demonstrations: EpisodeStore) -> None:
-    command = [*COMMAND, f"store={demonstrations.path}", "episodes=7", "task.frame_px=64"]
+@pytest.mark.parametrize("changed", ["task.frame_px=64", "task.half_range_m=[0.05,0.05]"])
+def test_a_store_of_another_task_is_refused(demonstrations: EpisodeStore, changed: str) -> None:
+    command = [*COMMAND, f"store={demonstrations.path}", "episodes=6", changed]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
-    assert "error: dataset spec of" in result.stderr
+    assert "demonstrates differs at task." in result.stderr
     assert result.stderr.count("\n") <= 2

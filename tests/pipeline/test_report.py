@@ -16,7 +16,7 @@ from s2robot.errors import DamagedError, MismatchError, S2RobotError
 from s2robot.pipeline.report.outcomes import Outcome, aggregate, read_outcomes, write_outcomes
 from s2robot.pipeline.report.plots import DARK, LIGHT, _apart, _clusters, learning_curves, success_against_gmac
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
-from s2robot.pipeline.report.tables import arm_table, print_report, to_markdown, to_text
+from s2robot.pipeline.report.tables import arm_table, notes, print_report, to_markdown, to_text
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
 
@@ -50,8 +50,18 @@ def arm(name: str, successes: list[list[int]], curve: bool = True) -> ArmRecord:
     )  # fmt: skip
 
 
+SETUP = {
+    "demonstrations": 150,
+    "frame_px": 224,
+    "cameras": ["agentview"],
+    "policy": {"_target_": "s2robot.policies.policy.behaviour_cloning", "chunk": 8, "execute": 4, "aux_weight": 0.0},
+    "recipe": {"epochs": 40, "batch_size": 256, "lr": 2e-3, "views": 1},
+}
+
+
 def report(*arms: ArmRecord, **changes: object) -> dict:
-    kwargs = {"stages_s": {"train": 61.5}, "command": COMMAND, "versions": {"torch": "2.13.0"}} | changes
+    kwargs = {"stages_s": {"train": 61.5}, "command": COMMAND, "versions": {"torch": "2.13.0"}, "setup": SETUP}
+    kwargs |= changes
     return build_report({"lift": arms}, **kwargs)
 
 
@@ -204,7 +214,18 @@ def test_figures_that_were_not_measured_are_refused(change, message):
 
 def test_a_report_of_nothing_is_refused():
     with pytest.raises(S2RobotError, match="nothing to report: give at least one task"):
-        build_report({}, {}, COMMAND, {})
+        build_report({}, {}, COMMAND, {}, SETUP)
+
+
+def test_the_report_says_what_the_arms_share_and_whether_training_was_told_positions():
+    plain = "\n".join(notes(report(arm("s2", [[1]]))))
+    assert "150 demonstrations at 224 px from agentview, behaviour_cloning (4 of 8 predicted actions executed)" in plain
+    assert "1 shifted view;" in plain
+    assert "Privileged" not in plain
+    told = SETUP | {"policy": SETUP["policy"] | {"aux_weight": 0.5}}
+    assert "Privileged: in training, the policies also predicted" in "\n".join(
+        notes(report(arm("s2", [[1]]), setup=told))
+    )
 
 
 def test_tables_name_every_arm_and_dash_what_an_arm_lacks():

@@ -14,11 +14,12 @@ import torch
 from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
+from s2robot.data.windows import Horizons
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.checkpoint import load_tensors
 from s2robot.pipeline.collect import demonstrate
 from s2robot.pipeline.dataset import load_training_data
-from s2robot.pipeline.encode import encode
+from s2robot.pipeline.encode import encode, encode_for_training
 from s2robot.pipeline.evaluate import EPISODES, JOURNAL, Evaluation, evaluate, load_clips, parse_seeds
 from s2robot.pipeline.rollout import RolloutPool, rollout
 from s2robot.pipeline.train import Recipe, train
@@ -33,11 +34,13 @@ Trained = Callable[[EpisodeStore, FeatureCache, Path, int], Agent]
 
 
 def trained(store: EpisodeStore, cache: FeatureCache, out: Path, epochs: int, **policy: Any) -> Agent:
-    """A behaviour-cloning agent on the patch encoder."""
+    """A behaviour-cloning agent on the patch encoder, trained on plain frames."""
     config = {**choice("policy", "bc"), **policy}
-    recipe = Recipe(epochs=epochs, batch_size=64, warmup=5, validation_fraction=0.2, ema=False, save_every_s=1e9)
+    recipe = Recipe(
+        epochs=epochs, batch_size=64, warmup=5, views=0, validation_fraction=0.2, ema=False, save_every_s=1e9
+    )
     result = train(store, patch_encoder(), {}, cache, config, CAMERAS, recipe, out, CPU)
-    data = load_training_data(store, patch_encoder(), cache, CAMERAS, 1, 1, 8, 0.2, CPU)
+    data = load_training_data(store, patch_encoder(), cache, CAMERAS, 0, Horizons(), 0.2, CPU)
     net: ChunkPolicy = instantiate(config, data.shapes)
     net.load_state_dict(load_tensors(result.checkpoint, "policy"))
     return Agent(patch_encoder(), net, data.proprio, data.action, CAMERAS, rows=8)
@@ -137,7 +140,7 @@ def test_with_frames_swapped_between_episodes_success_falls_to_the_blind_arms(tm
     with RolloutPool(task, 2) as pool:
         for arm in ("base", "blind"):
             encoder = load_encoder(arm, device="cpu")
-            encode(store, encoder, cache, CAMERAS)
+            encode_for_training(store, encoder, cache, CAMERAS, Recipe().views, Recipe().validation_fraction)
             config = choice("policy", "bc")
             result = train(
                 store, encoder, choice("encoder", arm), cache, config, CAMERAS, Recipe(), tmp_path / arm, CPU

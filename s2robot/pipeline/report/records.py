@@ -54,7 +54,8 @@ class RunRecord:
 class ArmRecord:
     """All that was measured of one arm. Cost is per image or per decision (all cameras), latency at batch 1.
 
-    `encode_frames_s`, `peak_mb` and `weights_sha256` are None for an arm without an encoder, `sizes` is empty.
+    `params` and `gmac_decision` include the policy. `encode_frames_s` and `weights_sha256` are None for an arm without
+    an encoder, `sizes` is empty. `peak_mb` is None where it was not measured.
     """
 
     name: str
@@ -82,10 +83,12 @@ def build_report(
     stages_s: Mapping[str, float],
     command: str,
     versions: Mapping[str, str],
+    setup: Mapping[str, Any],
     match: float | None = None,
 ) -> dict[str, Any]:
     """The report as plain JSON types.
 
+    `setup` is what all arms share: demonstrations, cameras, policy and recipe, as plain JSON types.
     `match` is the compute of arm "large" over that of "s2" (1 is an exact match); None takes it from the first task
     that has both. With several training seeds `pairs` carry the two-way bootstrap interval as `diff95`, and n, a_only,
     b_only and mcnemar_p are those of the two checkpoints of training seed `mcnemar_train_seed`.
@@ -99,6 +102,7 @@ def build_report(
     return {
         "command": command,
         "tasks": built,
+        "setup": dict(setup),
         "match_ratio": _finite(match),
         "stages_s": {stage: _finite(seconds) for stage, seconds in stages_s.items()},
         "versions": dict(versions),

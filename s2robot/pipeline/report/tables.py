@@ -85,10 +85,29 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         ),
         "detectable: the smallest true difference, in points, that would be found with 80 % power at alpha 0.05. "
         "It takes the observed discordance, or the best case where no episode was discordant.",
-        "GMAC: 10^9 multiply-accumulates of the encoder. p50, p95: latency of one decision at batch 1. frames/s: of "
-        "encoding. Equal MACs are not equal milliseconds.",
+        "GMAC: 10^9 multiply-accumulates, per image of the encoder, per decision of encoder and policy. params: of "
+        "both. p50, p95: latency of one decision at batch 1. peak: memory of a process that does nothing else, "
+        "libraries included. frames/s: of encoding. Equal MACs are not equal milliseconds.",
+        _setup_note(report["setup"]),
     ]
+    if report["setup"]["policy"].get("aux_weight"):
+        lines.append(
+            "Privileged: in training, the policies also predicted the named object's position (aux_weight="
+            f"{report['setup']['policy']['aux_weight']}), which only a simulator knows."
+        )
     return lines
+
+
+def _setup_note(setup: Mapping[str, Any]) -> str:
+    policy, recipe = setup["policy"], setup["recipe"]
+    views = f"{recipe['views']} shifted view{'s' * (recipe['views'] > 1)}" if recipe["views"] else "plain frames"
+    cameras, kind = ", ".join(setup["cameras"]), policy["_target_"].rpartition(".")[2]
+    return (
+        f"All arms: {setup['demonstrations']} demonstrations at {setup['frame_px']} px from {cameras}, {kind} "
+        f"({policy['execute']} of {policy['chunk']} predicted actions executed), "
+        f"{recipe['epochs']} epochs of batches of {recipe['batch_size']} at learning rate {recipe['lr']:g}, {views}; "
+        "report.json has every setting."
+    )
 
 
 def to_markdown(table: Table) -> str:

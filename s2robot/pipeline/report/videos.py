@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from s2robot.errors import S2RobotError
 from s2robot.storage import write_atomic
 
-FPS = 20  # the control rate of the tasks: clips run in real time
+FPS = 5  # decisions per second of a policy that executes four actions at 20 Hz: one frame each is real time
 MAX_BYTES = 1_000_000
 GREEN, RED, GREY = (0, 128, 84), (196, 32, 32), (90, 90, 96)  # the captions say the same, for who cannot tell them
 # In order of preference. MPEG-4 part 2 plays in VLC but in no browser; VP9 in mp4 plays in all current ones.
@@ -100,7 +101,7 @@ def _encode(frames: Iterable[np.ndarray], fps: float, crf: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
         with av.open(str(clip), mode="w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream(codec, rate=round(fps), options=options)
+            stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=options)
             assert isinstance(stream, av.VideoStream)
             stream.pix_fmt = "yuv420p"
             for index, frame in enumerate(_checked(frames)):

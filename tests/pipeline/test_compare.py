@@ -1,0 +1,111 @@
+"""A whole comparison, small but real: interrupted, gone on with, started again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2robot.configs import choice, names
+from s2robot.errors import S2RobotError
+from s2robot.pipeline import compare as compare_module
+from s2robot.pipeline.compare import Comparison, Experiment
+
+SMALL = Experiment(
+    tasks=("lift",),
+    arms=("base", "blind"),
+    policy="bc",
+    demonstrations=3,
+    frame_px=112,
+    cameras=("agentview",),
+    test_seeds="20000:20002",
+    train_seeds=(0,),
+    recipe={"epochs": 2, "batch_size": 32, "views": 1},
+)
+
+
+def run(out: Path) -> dict[str, Any]:
+    return Comparison(SMALL, out, workers=2, device="cpu").run("s2robot compare ...")
+
+
+def made(out: Path) -> dict[str, int]:
+    """When each file of demonstrations, features, checkpoints and journals was written."""
+    kinds = ("index.jsonl", "*.safetensors", "journal.jsonl", "clips.mp4", "inference-cpu.json", "encode.json")
+    return {str(path): path.stat().st_mtime_ns for kind in kinds for path in out.rglob(kind)}
+
+
+def test_an_interrupted_comparison_goes_on_and_a_finished_one_does_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = compare_module.train
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt("while training")
+
+    monkeypatch.setattr(compare_module, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="while training"):
+        run(tmp_path)
+    before = made(tmp_path)
+    assert any(path.endswith("index.jsonl") for path in before)
+    assert sum(path.endswith(".safetensors") for path in before) == 3
+    monkeypatch.setattr(compare_module, "train", real)
+    first = run(tmp_path)
+    finished = made(tmp_path)
+    assert before.items() <= finished.items()
+    second = run(tmp_path)
+    assert made(tmp_path) == finished
+    assert second["tasks"] == first["tasks"]
+    check_report(tmp_path, second)
+
+
+def check_report(out: Path, report: dict[str, Any]) -> None:
+    """The keys and files that others' scripts rely on."""
+    assert json.loads((out / "report.json").read_text()) == report
+    task = report["tasks"]["lift"]
+    keys = {"name", "encoder", "sizes", "weights_sha256", "gmac_image", "gmac_decision", "params", "latency_ms"}
+    for arm in task["arms"]:
+        assert {*keys, "peak_mb", "runs", "success"} <= arm.keys()
+        assert arm["success"]["n"] == 2
+        assert {"train_seed", "train_s", "success"} <= arm["runs"][0].keys()
+    assert [pair["a"] + " " + pair["b"] for pair in task["pairs"]] == ["base blind"]
+    assert report["setup"]["demonstrations"] == 3
+    assert {"lift: collect", "lift: encode base", "lift: train base", "lift: rollouts blind"} <= report[
+        "stages_s"
+    ].keys()
+    made_files = {path.name for path in out.iterdir()}
+    plots = {f"lift-{plot}.png" for plot in ("success-gmac", "success-latency", "learning-curves")}
+    assert {"report.html", "report.md", "lift-base.mp4", "lift-blind.mp4"} | plots <= made_files
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_shipped_experiment_can_be_built(name: str) -> None:
+    plain = choice("experiment", name)
+    built = Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()})
+    assert built.setup()["policy"]["_target_"].startswith("s2robot.")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ("lift", "pick_cub")}, "did you mean 'pick_cube'"),
+        ({"policy": "bcc"}, "unknown policy 'bcc'"),
+        ({"policy_overrides": {"hiden": 3}}, r"policy bc: Key 'hiden' .*; its keys are _target_"),
+        ({"recipe": {"epoch": 3}}, r"recipe: Key 'epoch' .*; its keys are epochs"),
+        ({"recipe": {"epochs": "ten"}}, r"recipe: Value 'ten' .* could not be converted"),
+        ({"arms": ()}, "at least one task, one arm"),
+    ],
+)
+def test_what_is_mistyped_is_said_before_anything_runs(change: dict[str, Any], message: str) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(S2RobotError, match=message):
+        replace(SMALL, **change)
+
+
+def test_nested_overrides_keep_their_neighbours() -> None:
+    from dataclasses import replace
+
+    policy = replace(SMALL, policy_overrides={"observation": {"hidden": 128}}).policy_config()
+    assert policy["observation"] == choice("policy", "bc")["observation"] | {"hidden": 128}
