@@ -15,13 +15,12 @@ def run(config: Any, verb: str) -> int | None:
     """Run what is missing, print the report and say where it lies."""
     from omegaconf import OmegaConf
 
-    from s2robot.pipeline.compare import Comparison, Experiment
+    from s2robot.pipeline.compare import Comparison
+    from s2robot.pipeline.experiment import Experiment
     from s2robot.pipeline.report.tables import print_report
 
-    plain: Any = OmegaConf.to_container(config.experiment, resolve=True)
-    for key in ("tasks", "arms", "cameras", "train_seeds"):
-        plain[key] = tuple(plain[key])
-    comparison = Comparison(Experiment(**plain), Path(config.out), config.workers, config.device)
+    experiment: Any = OmegaConf.to_container(config.experiment, resolve=True)
+    comparison = Comparison(Experiment.from_config(experiment), Path(config.out), config.workers, config.device)
     command = shlex.join(["s2robot", *sys.argv[1:]])
     print_report(comparison.run(command))
     print(f"report: {Path(config.out) / 'report.html'}")

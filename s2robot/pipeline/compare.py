@@ -27,64 +27,17 @@ from s2robot.pipeline.checkpoint import verify_checkpoint
 from s2robot.pipeline.collect import collect
 from s2robot.pipeline.encode import encode_for_training
 from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, parse_seeds, policy_sha256
+from s2robot.pipeline.experiment import Experiment
 from s2robot.pipeline.measure import InferenceCost, measure_inference
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
 from s2robot.pipeline.rollout import RolloutPool
-from s2robot.pipeline.train import Recipe, TrainResult, recipe_from, train
+from s2robot.pipeline.train import TrainResult, train
 from s2robot.progress import clock, say
 from s2robot.storage import fingerprint, read_json, write_json
 
-TEST_SEEDS = range(20_000, 30_000)
 PACKAGES = ("torch", "mujoco", "robosuite", "transformers", "zarr", "numpy")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is compared: tasks x arms x training seeds, on one range of test seeds."""
-
-    tasks: tuple[str, ...]
-    arms: tuple[str, ...]
-    policy: str
-    demonstrations: int
-    frame_px: int
-    cameras: tuple[str, ...]
-    test_seeds: str
-    train_seeds: tuple[int, ...]
-    recipe: Mapping[str, Any]
-    policy_overrides: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        seeds = parse_seeds(self.test_seeds)
-        if seeds[0] not in TEST_SEEDS or seeds[-1] not in TEST_SEEDS:
-            raise S2RobotError(
-                f"test_seeds={self.test_seeds} leave those set apart for tests, {TEST_SEEDS.start}:{TEST_SEEDS.stop}"
-            )
-        if not (self.tasks and self.arms and self.train_seeds and self.cameras):
-            raise S2RobotError("an experiment needs at least one task, one arm, one camera and one training seed")
-        for name in self.tasks:  # what is mistyped is said now, not after an hour
-            self.task_config(name)
-        self.policy_config()
-        self.recipe_of(self.train_seeds[0])
-
-    def task_config(self, name: str) -> dict[str, Any]:
-        """The task as it is demonstrated and evaluated here."""
-        return choice("task", name, {"frame_px": self.frame_px}) | {"cameras": list(self.cameras)}
-
-    def policy_config(self) -> dict[str, Any]:
-        """The policy with its overrides."""
-        return choice("policy", self.policy, self.policy_overrides)
-
-    def recipe_of(self, train_seed: int) -> Recipe:
-        """How one run is trained."""
-        return recipe_from({**self.recipe, "seed": train_seed})
-
-    def setup(self) -> dict[str, Any]:
-        """What all arms share, for the report."""
-        settings = {k: v for k, v in asdict(self.recipe_of(0)).items() if k not in ("seed", "save_every_s")}
-        shared = {"demonstrations": self.demonstrations, "frame_px": self.frame_px, "cameras": list(self.cameras)}
-        return {**shared, "policy": self.policy_config(), "recipe": settings}
 
 
 @dataclass

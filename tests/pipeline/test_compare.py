@@ -11,7 +11,8 @@ import pytest
 from s2robot.configs import choice, names
 from s2robot.errors import S2RobotError
 from s2robot.pipeline import compare as compare_module
-from s2robot.pipeline.compare import Comparison, Experiment
+from s2robot.pipeline.compare import Comparison
+from s2robot.pipeline.experiment import Experiment
 
 SMALL = Experiment(
     tasks=("lift",),
@@ -81,8 +82,7 @@ def check_report(out: Path, report: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_every_shipped_experiment_can_be_built(name: str) -> None:
-    plain = choice("experiment", name)
-    built = Experiment(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()})
+    built = Experiment.from_config(choice("experiment", name))
     assert built.setup()["policy"]["_target_"].startswith("s2robot.")
 
 
@@ -102,6 +102,13 @@ def test_what_is_mistyped_is_said_before_anything_runs(change: dict[str, Any], m
 
     with pytest.raises(S2RobotError, match=message):
         replace(SMALL, **change)
+
+
+def test_a_key_that_an_experiment_does_not_have_is_refused() -> None:
+    with pytest.raises(
+        S2RobotError, match="unknown key of an experiment 'demonstratons'.*did you mean 'demonstrations'"
+    ):
+        Experiment.from_config({"demonstratons": 3})
 
 
 def test_nested_overrides_keep_their_neighbours() -> None:
