@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from s2robot.errors import S2RobotError, unknown_name
 ArrayT = TypeVar("ArrayT")
 
 
+@runtime_checkable
 class Transform(Protocol):
     """A function of arrays with an inverse, described by plain numbers."""
 

@@ -105,9 +105,7 @@ def test_what_is_mistyped_is_said_before_anything_runs(change: dict[str, Any], m
 
 
 def test_a_key_that_an_experiment_does_not_have_is_refused() -> None:
-    with pytest.raises(
-        S2RobotError, match=r"unknown key of .* 'demonstratons'.*did you mean 'demonstrations'"
-    ):
+    with pytest.raises(S2RobotError, match=r"unknown key of .* 'demonstratons'.*did you mean 'demonstrations'"):
         Experiment.from_config({"demonstratons": 3})
 
 

@@ -1,0 +1,89 @@
+"""The line on small random data with every annotated shape and type checked as it is called: shapes_child.py FOLDER"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from jaxtyping import TypeCheckError, install_import_hook
+
+CHECKER = "shapes_checker.check"
+sys.path.insert(0, str(Path(__file__).parent))
+hook = install_import_hook("s2robot", CHECKER)
+
+import numpy as np
+import torch
+
+from s2robot.configs import choice
+from s2robot.data.episodes import EpisodeStore, EpisodeWriter
+from s2robot.data.features import FeatureCache
+from s2robot.encoders import Backbone, MultiscaleEncoder, multiscale_forward
+from s2robot.pipeline.dataset import load_training_data
+from s2robot.pipeline.encode import encode_for_training
+from s2robot.pipeline.train import EpochSampler, Recipe, train
+from s2robot.policies.agent import Agent
+from s2robot.policies.policy import ChunkPolicy
+from s2robot.targets import instantiate
+from s2robot.types import ActionSpec, CameraSpec, DatasetSpec, Episode, Observation, ObservationSpec
+
+PX, STEPS, CPU = 48, 12, torch.device("cpu")
+CAMERAS = ("front", "wrist")
+
+
+def spec() -> DatasetSpec:
+    streams = tuple(CameraSpec(camera, PX, PX) for camera in CAMERAS)
+    action = ActionSpec(("dx", "grip"), ("m", "1"), (-1.0,) * 2, (1.0,) * 2, "base", "delta", "none", "sign", 20.0)
+    return DatasetSpec("toy", ObservationSpec(streams, ("x_m", "y_m", "z_m"), ("red", "blue")), action)
+
+
+def episode(seed: int) -> Episode:
+    rng = np.random.default_rng(seed)
+    return Episode(
+        images={camera: rng.integers(0, 256, (STEPS, PX, PX, 3), dtype=np.uint8) for camera in CAMERAS},
+        proprio=rng.normal(size=(STEPS, 3)).astype(np.float32),
+        action=rng.uniform(-1, 1, (STEPS, 2)).astype(np.float32),
+        time_s=np.arange(STEPS) / 20,
+        goal=np.eye(2, dtype=np.float32)[seed % 2],
+        success=True,
+        seed=seed,
+        labels={"target_pos_w": rng.normal(size=(STEPS, 3)).astype(np.float32)},
+    )
+
+
+def encoder() -> MultiscaleEncoder:
+    torch.manual_seed(0)
+    backbone = Backbone(torch.nn.Conv2d(3, 6, 8, stride=8), "patches", patch=8)
+    return MultiscaleEncoder(backbone, sizes=(24, 48), dtype="float32", device="cpu")
+
+
+def line(folder: Path, name: str) -> ChunkPolicy:
+    store, cache = EpisodeStore(folder / "store"), FeatureCache(folder / "cache")
+    config = {**choice("policy", name), "observation_horizon": 2, "aux_weight": 0.5}
+    recipe = Recipe(epochs=1, batch_size=8, validation_fraction=0.3)
+    encode_for_training(store, encoder(), cache, CAMERAS, recipe.views, recipe.validation_fraction)
+    train(store, encoder(), {}, cache, config, CAMERAS, recipe, folder / name, CPU)
+    from s2robot.data.windows import Horizons
+
+    horizons = Horizons(2, config["chunk"], config["execute"])
+    data = load_training_data(store, encoder(), cache, CAMERAS, recipe.views, horizons, 0.3, CPU)
+    policy: ChunkPolicy = instantiate(config, data.shapes)
+    policy.loss(EpochSampler(data.train, 8, 0, 1)(0))
+    agent = Agent(encoder(), policy, data.proprio, data.action, CAMERAS, rows=2)
+    first = store.read(store.episodes[0])
+    images = {camera: frames[0] for camera, frames in first.images.items()}
+    assert agent.infer(Observation(images, first.proprio[0], first.goal, 0.0)).shape == (config["execute"], 2)
+    return policy
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    writer = EpisodeWriter(place / "store", spec())
+    for number in range(3):
+        writer.write(episode(number))
+    multiscale_forward(torch.nn.Conv2d(3, 6, 8, stride=8), torch.zeros(2, 3, 48, 48), (24, 48))
+    for kind in ("bc", "diffusion"):
+        trained = line(place, kind)
+    try:
+        trained.observation.cameras["front"](torch.zeros(2, 9, 12), torch.zeros(2, 2))
+    except TypeCheckError:
+        print("checked")
