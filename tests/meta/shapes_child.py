@@ -1,22 +1,18 @@
-"""The line on small random data with every annotated shape and type checked as it is called: shapes_child.py FOLDER"""
+"""The line on small random data: two cameras, two time steps, a goal, both policies. shapes_child.py FOLDER"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from jaxtyping import TypeCheckError, install_import_hook
-
-CHECKER = "shapes_checker.check"
-sys.path.insert(0, str(Path(__file__).parent))
-hook = install_import_hook("s2robot", CHECKER)
-
 import numpy as np
 import torch
+from jaxtyping import TypeCheckError
 
 from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
+from s2robot.data.windows import Horizons
 from s2robot.encoders import Backbone, MultiscaleEncoder, multiscale_forward
 from s2robot.pipeline.dataset import load_training_data
 from s2robot.pipeline.encode import encode_for_training
@@ -62,8 +58,6 @@ def line(folder: Path, name: str) -> ChunkPolicy:
     recipe = Recipe(epochs=1, batch_size=8, validation_fraction=0.3)
     encode_for_training(store, encoder(), cache, CAMERAS, recipe.views, recipe.validation_fraction)
     train(store, encoder(), {}, cache, config, CAMERAS, recipe, folder / name, CPU)
-    from s2robot.data.windows import Horizons
-
     horizons = Horizons(2, config["chunk"], config["execute"])
     data = load_training_data(store, encoder(), cache, CAMERAS, recipe.views, horizons, 0.3, CPU)
     policy: ChunkPolicy = instantiate(config, data.shapes)
