@@ -49,7 +49,8 @@ class Experiment:
         for key in config:
             if key not in known:
                 raise unknown_name("key of an experiment", str(key), known)
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in config.items()})
+        plain: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in config.items()}
+        return cls(**plain)
 
     def task_config(self, name: str) -> dict[str, Any]:
         """The task as it is demonstrated and evaluated here."""
