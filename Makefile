@@ -29,7 +29,7 @@ type: venv  ## check types
 test: setup  ## the tests, under 10 minutes on two cores, no GPU, no display
 	$(BIN)/pytest -q
 
-test-slow: setup  ## the tests that take minutes to about 100 minutes
+test-slow: setup  ## the tests that take minutes to hours
 	$(BIN)/pytest -q -m slow
 
 build: venv  ## build the wheel into dist/ and try it in a bare environment

@@ -94,7 +94,7 @@ class Agent:
         """Frames of one size go through the encoder together; a camera of another size takes a batch of its own."""
         frames = {c: np.stack([o.images[c] for window in windows for o in window]) for c in self.cameras}
         tokens: dict[str, Tensor] = {}
-        for shape in {clip.shape for clip in frames.values()}:
+        for shape in dict.fromkeys(clip.shape for clip in frames.values()):
             cameras = [camera for camera in self.cameras if frames[camera].shape == shape]
             images = torch.from_numpy(np.concatenate([frames[camera] for camera in cameras])).permute(0, 3, 1, 2)
             rows = self.rows * len(windows[0]) * len(cameras)

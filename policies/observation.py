@@ -1,8 +1,8 @@
 """The observation encoder: frozen tokens, proprioception and goal to one vector.
 
 Each camera's token grid is read through a few goal-conditioned keypoints. A global mean would lose where things are,
-and a flattened grid has to learn every place anew: with 400 demonstrations of `pick_cube` its validation loss is
-0.245, the keypoints' 0.200, and 0.177 with the cube's true position (docs/log.md).
+and a flattened grid has to learn every place anew: trained on 400 layouts of `pick_cube` it finds the named cube on
+others to 79 mm, the keypoints to 26 mm, and to 12 mm with token dropout (docs/log.md).
 
 Dims: b batch, o observation horizon, n tokens, c channels, p proprioception, g goal, h hidden, k keypoints, d vector.
 """
