@@ -24,6 +24,7 @@ from s2robot.pipeline.train import EpochSampler, Recipe, train
 from s2robot.policies.agent import Agent
 from s2robot.policies.batch import Shapes
 from s2robot.policies.policy import ChunkPolicy
+from s2robot.storage import read_json
 from s2robot.targets import instantiate
 from s2robot.types import Observation
 
@@ -106,7 +107,8 @@ def test_a_decision_does_not_depend_on_its_neighbours(
 def test_a_run_killed_between_saves_ends_like_the_whole_one(
     demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(demonstrations, cache, tmp_path / "whole", save_every_s=0.0)
+    # Several steps to a point of the curve: the fourth save falls between two, and the point averages over the death.
+    whole = run(demonstrations, cache, tmp_path / "whole", save_every_s=0.0, batch_size=8)
     real = train_module.save_checkpoint
     saves = itertools.count()
 
@@ -117,12 +119,13 @@ def test_a_run_killed_between_saves_ends_like_the_whole_one(
 
     monkeypatch.setattr(train_module, "save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt, match=DEATH):
-        run(demonstrations, cache, tmp_path / "part", save_every_s=0.0)
+        run(demonstrations, cache, tmp_path / "part", save_every_s=0.0, batch_size=8)
     monkeypatch.setattr(train_module, "save_checkpoint", real)
-    resumed = run(demonstrations, cache, tmp_path / "part", save_every_s=0.0)
+    resumed = run(demonstrations, cache, tmp_path / "part", save_every_s=0.0, batch_size=8)
     assert (whole.checkpoint / "policy.safetensors").read_bytes() == (
         resumed.checkpoint / "policy.safetensors"
     ).read_bytes()
+    assert len(whole.curve) < read_json(whole.checkpoint / "manifest.json")["step"] / 2
     assert whole.curve == resumed.curve
 
 
