@@ -24,7 +24,7 @@ import transformers
 from torch import Tensor
 
 from s2robot.encoders import Backbone, MultiscaleEncoder
-from s2robot.encoders.huggingface import LastHiddenState
+from s2robot.encoders.vision_model import VisionTokens
 
 TILE, SIZES = 112, (112, 224)
 PAIRS = [
@@ -45,7 +45,7 @@ def contestants(frames: Tensor, reference: Path) -> dict[str, Callable[[], Tenso
         hidden_size=192, num_attention_heads=3, intermediate_size=768, image_size=TILE, patch_size=16
     )
     torch.manual_seed(0)
-    vit = LastHiddenState(transformers.ViTModel(config, add_pooling_layer=False).eval())
+    vit = VisionTokens(transformers.ViTModel(config, add_pooling_layer=False).eval())
     calls: dict[str, Callable[[], Tensor]] = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         model = copy.deepcopy(vit).to(dtype)
@@ -54,7 +54,7 @@ def contestants(frames: Tensor, reference: Path) -> dict[str, Callable[[], Tenso
         tiles = torch.randn(5 * len(frames), 3, TILE, TILE).to(dtype)
         options = {"img_sizes": list(SIZES), "max_split_size": TILE, "num_prefix_token": 1}
 
-        def package(model: LastHiddenState = model, dtype: torch.dtype = dtype, options: dict = options) -> Tensor:
+        def package(model: VisionTokens = model, dtype: torch.dtype = dtype, options: dict = options) -> Tensor:
             return forward(model, ((frames.float() / 255 - 0.5) / 0.5).to(dtype), **options)
 
         calls[f"package {name}"] = package

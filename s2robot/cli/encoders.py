@@ -1,49 +1,54 @@
-"""`s2robot encoders`: the catalogue with compute, tokens and latency."""
+"""`s2robot encoders`: the catalogue with compute, tokens and latency, and sizes of equal compute."""
 
 from __future__ import annotations
 
 from typing import Any
 
-HELP = "lists the encoders with their compute, tokens and measured latency"
+HELP = "lists the encoders with their compute, tokens and measured latency; match=NAME gives sizes of equal compute"
 VERBS: dict[str, str] = {}
-
-CALLS = 20
 
 
 def run(config: Any, verb: str) -> int | None:
-    """One line per encoder; one that needs a value (a path) says so instead."""
-    from s2robot.encoders import load_encoder
+    """One line per encoder as soon as it is measured; one that needs a value (a path) says so instead."""
+    from dataclasses import asdict
+    from pathlib import Path
+
     from s2robot.encoders.load import encoder_names
-    from s2robot.errors import S2RobotError
+    from s2robot.errors import unknown_name
+    from s2robot.pipeline.catalogue import Entry, matches, survey
+    from s2robot.storage import write_json
 
-    print(f"{'name':12} {'sizes':16} {'GMAC':>7} {'params':>8} {'tiles':>5} {'tokens':>6} {'ms (batch 1)':>12}")
-    for name in config.names or encoder_names():
-        try:
-            encoder = load_encoder(name, device=config.device)
-        except S2RobotError as error:
-            print(f"{name:12} {error}")
+    known = encoder_names()
+    names = list(config.names or known)
+    for name in [*names, *([config.match] if config.match else [])]:
+        if name not in known:
+            raise unknown_name("encoder", name, known)
+    report: dict[str, Any] = {"encoders": []}
+    scales = f"{'GMAC 1':>8} {'(1, 2)':>8} {'(1, 2, 3)':>9}"
+    print(f"{'name':18} {'sizes':9} {'params':>8} {scales} {'tokens':>6} {'ms, batch 1':>11}  {'dtype':9} licence")
+    for entry in survey(names, config.device, config.latency):
+        if not isinstance(entry, Entry):
+            print(f"{entry[0]:18} {entry[1]}")
             continue
-        cost, sizes = encoder.cost(), ",".join(map(str, encoder.sizes)) or "-"
+        report["encoders"].append(asdict(entry))
+        gmac = "{:8.2f} {:8.2f} {:9.2f}".format(*entry.gmac_scales)
+        latency = "-" if entry.latency_ms is None else f"{entry.latency_ms:.1f}"
+        sizes = ",".join(map(str, entry.sizes)) or "-"
         print(
-            f"{name:12} {sizes:16} {cost.gmac:7.2f} {cost.params / 1e6:7.1f}M {cost.tiles:5} {cost.tokens:6} "
-            f"{_latency_ms(encoder):12.1f}"
+            f"{entry.name:18} {sizes:9} {entry.params / 1e6:7.1f}M {gmac} {entry.tokens:6} {latency:>11}  "
+            f"{entry.dtype:9} {entry.licence}",
+            flush=True,
         )
+    if config.match:
+        report["match"] = {"target": config.match, "sizes": []}
+        print(f"\nS2 sizes of the compute of {config.match}, within {config.tolerance:.0%}:")
+        for found in matches(config.match, [name for name in names if name != config.match], config.tolerance):
+            if isinstance(found, tuple):
+                print(f"{found[0]:18} {found[1]}", flush=True)
+                continue
+            report["match"]["sizes"].append(asdict(found))
+            print(f"{found.name:18} {','.join(map(str, found.sizes)):18} {found.ratio:.3f} times its GMAC", flush=True)
+    if config.out:
+        write_json(Path(config.out), report)
+        print(f"written: {config.out}")
     return None
-
-
-def _latency_ms(encoder: Any) -> float:
-    """Median time of one frame at the largest size."""
-    import statistics
-    import time
-
-    import torch
-
-    if not encoder.sizes:
-        return 0.0
-    frame = torch.zeros(1, 3, encoder.sizes[-1], encoder.sizes[-1], dtype=torch.uint8)
-    times_s = []
-    for _ in range(CALLS):
-        start_s = time.perf_counter()
-        encoder(frame).tokens.cpu()
-        times_s.append(time.perf_counter() - start_s)
-    return 1e3 * statistics.median(times_s[3:])

@@ -24,7 +24,8 @@ class Backbone(nn.Module):
     `patch` is the side in px of one cell of the map (16 for ViT-B/16, 32 for ConvNeXt); `num_prefix_tokens` class and
     register tokens come first; `mean` and `std` are per channel on the scale [0, 1]; `image_size` is the side that the
     model was trained at. `architecture` is JSON that, with the weights, says what the model computes: it enters
-    fingerprints, so give one to a callable that is not an nn.Module, whose weights nobody can see.
+    fingerprints, so give one to a callable that is not an nn.Module, whose weights nobody can see. `origin`
+    is for people: the licence of the weights, and the sha256 of the files they came from.
 
     Input and output are float32 whatever the model computes in.
     """
@@ -39,6 +40,7 @@ class Backbone(nn.Module):
         std: Sequence[float] = (0.5, 0.5, 0.5),
         image_size: int | None = None,
         architecture: Mapping[str, Any] | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -53,6 +55,7 @@ class Backbone(nn.Module):
         self.std = tuple(map(float, std))
         self.image_size = image_size
         self.architecture = dict(architecture or {"name": name})
+        self.origin = dict(origin or {})
         self.dtype = torch.float32
         self.requires_grad_(False)
         super().train(False)

@@ -127,7 +127,8 @@ class MultiscaleEncoder(nn.Module):
     def spec(self) -> dict[str, Any]:
         """Everything that decides the features, plus their shape and the fingerprint, in plain JSON types."""
         shape = {"channels": self.channels, "num_prefix_tokens": self.num_prefix_tokens}
-        return {"name": self.name, **self._identity(), **shape, "fingerprint": self.fingerprint}
+        about = {"origin": self.backbone.origin, "fingerprint": self.fingerprint}
+        return {"name": self.name, **self._identity(), **shape, **about}
 
     def _identity(self) -> dict[str, Any]:
         backbone = self.backbone

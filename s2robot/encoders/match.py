@@ -13,13 +13,17 @@ from s2robot.encoders.cost import count_gmac
 from s2robot.encoders.interface import Encoder
 from s2robot.errors import MismatchError, S2RobotError
 
+MAX_SCALES = 4  # the paper goes to three; a dozen scales of a tiny model are no encoder that anybody wants
 
-def match_sizes(target: Encoder, backbone: Backbone, tolerance: float = 0.05) -> tuple[int, ...]:
+
+def match_sizes(
+    target: Encoder, backbone: Backbone, tolerance: float = 0.05, side: int | None = None
+) -> tuple[int, ...]:
     """The sizes (t, 2t, ..., kt) in px at which `backbone` costs what `target` costs; the tile is t.
 
-    The side that the backbone was trained at is tried first, since tiles of that side need no interpolated position
-    embedding. Only where none of its multiples lies within `tolerance` (a ratio of GMAC less one) does t move, in
-    steps of the patch between half and twice that side.
+    `side`, by default the one that the backbone was trained at, is tried first: tiles of that side need no
+    interpolated position embedding. Only where none of its multiples lies within `tolerance` (a ratio of GMAC less
+    one) does t move, in steps of the patch between half and twice that side.
 
     k sizes are 1 + 4 + ... + k^2 tiles. ViT-Ti/16 at 112 px costs 0.28 GMAC, so against ViT-S/16 at 128 px, 1.44:
     k = 1 costs 0.28, k = 2 costs 1.42, k = 3 costs 3.97; (112, 224) it is, at a ratio of 0.99.
@@ -27,14 +31,15 @@ def match_sizes(target: Encoder, backbone: Backbone, tolerance: float = 0.05) ->
     Raises S2RobotError where target or backbone give nothing to match, MismatchError where nothing comes near enough.
     """
     wanted = target.cost().gmac
-    if wanted <= 0 or not backbone.image_size:
+    usual = side or backbone.image_size
+    if wanted <= 0 or not usual:
         raise S2RobotError(
             f"cannot match {backbone.name} (trained at {backbone.image_size} px) to {target.name} ({wanted:.3g} GMAC); "
             "give an encoder that costs something and a backbone with its image_size"
         )
-    trained, patch = backbone.image_size, backbone.patch
-    others = range(-(-trained // (2 * patch)) * patch, 2 * trained + 1, patch)
-    ratio, sizes = _nearest(backbone, [trained], wanted)
+    patch = backbone.patch
+    others = range(-(-usual // (2 * patch)) * patch, 2 * usual + 1, patch)
+    ratio, sizes = _nearest(backbone, [usual], wanted)
     if _excess(ratio) > tolerance:
         ratio, sizes = _nearest(backbone, others, wanted)
     if _excess(ratio) > tolerance:
@@ -63,7 +68,7 @@ def _nearest(backbone: Backbone, sides: list[int] | range, wanted: float) -> tup
     for side in sides:
         tile_gmac = count_gmac(backbone, torch.zeros(1, 3, side, side, device=device))
         tiles, k = 0, 0
-        while k == 0 or tiles * tile_gmac < wanted:  # the first that costs more is still a candidate
+        while k == 0 or (k < MAX_SCALES and tiles * tile_gmac < wanted):  # the first that costs more is a candidate too
             k += 1
             tiles += k * k
             candidates.append((tiles * tile_gmac / wanted, tuple(side * i for i in range(1, k + 1))))

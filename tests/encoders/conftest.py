@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from encoder_models import HUGGINGFACE, MEAN, STD
+from encoder_models import HUGGINGFACE
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +24,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tu
         if name not in made:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(5)
-                model = HUGGINGFACE[name][0]().eval()
+                model = HUGGINGFACE[name].model().eval()
             # As initialised, class tokens and biases are near zero and would hide a wrong order of tokens.
             stream = np.random.RandomState(13)
             for parameter in model.parameters():
@@ -34,7 +33,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tu
                 ).float()
             folder = tmp_path_factory.mktemp(name)
             model.save_pretrained(folder)
-            (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
+            HUGGINGFACE[name].processor().save_pretrained(folder)
             made[name] = folder, model
         return made[name]
 

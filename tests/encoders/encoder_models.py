@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -90,29 +91,67 @@ TEXT = {**SMALL, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1, "pad_to
 DINO = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, **PICTURE}
 STAGES = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
 
-# name -> (a published model class with random weights, px per cell, prefix tokens)
-HUGGINGFACE: dict[str, tuple[Callable[[], transformers.PreTrainedModel], int, int]] = {
-    "vit": (lambda: transformers.ViTModel(transformers.ViTConfig(**SMALL, **PICTURE), add_pooling_layer=False), 8, 1),
-    "vit_mae": (lambda: transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL, **PICTURE)), 8, 1),
-    "dinov2": (lambda: transformers.Dinov2Model(transformers.Dinov2Config(**DINO)), 8, 1),
-    "dinov2_registers": (
+FRAME = {"height": 32, "width": 32}
+CROP = {"size": {"shortest_edge": 32}, "crop_size": FRAME}
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+class Published(NamedTuple):
+    """A published model class with random weights, its own image processor, px per cell, prefix tokens."""
+
+    model: Callable[[], transformers.PreTrainedModel]
+    processor: Callable[[], Any]
+    patch: int = 8
+    prefix: int = 1
+
+
+HUGGINGFACE = {
+    "vit": Published(
+        lambda: transformers.ViTModel(transformers.ViTConfig(**SMALL, **PICTURE), add_pooling_layer=False),
+        lambda: transformers.ViTImageProcessor(size=FRAME),
+    ),
+    "vit_mae": Published(
+        lambda: transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL, **PICTURE)),
+        lambda: transformers.ViTImageProcessor(size=FRAME, **IMAGENET),
+    ),
+    "dinov2": Published(
+        lambda: transformers.Dinov2Model(transformers.Dinov2Config(**DINO)),
+        lambda: transformers.BitImageProcessor(**CROP, **IMAGENET),
+    ),
+    "dinov2_registers": Published(
         lambda: transformers.Dinov2WithRegistersModel(
             transformers.Dinov2WithRegistersConfig(**DINO, num_register_tokens=4)
         ),
-        8,
-        5,
+        lambda: transformers.BitImageProcessor(**CROP, **IMAGENET),
+        prefix=5,
     ),
-    "clip": (
+    "dinov3": Published(
+        lambda: transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**SMALL, **PICTURE, num_register_tokens=4)),
+        # Its own processor needs torchvision; like DINOv2's it normalises by ImageNet.
+        lambda: transformers.ViTImageProcessor(size=FRAME, **IMAGENET),
+        prefix=5,
+    ),
+    "clip": Published(
         lambda: transformers.CLIPModel(
             transformers.CLIPConfig(text_config=TEXT, vision_config={**SMALL, **PICTURE, "projection_dim": 8})
         ),
-        8,
-        1,
+        lambda: transformers.CLIPImageProcessor(**CROP),
     ),
-    "siglip_vision": (
+    "siglip": Published(
+        lambda: transformers.SiglipModel(
+            transformers.SiglipConfig(text_config=TEXT, vision_config={**SMALL, **PICTURE})
+        ),
+        lambda: transformers.SiglipImageProcessor(size=FRAME),
+        prefix=0,
+    ),
+    "siglip_vision": Published(
         lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SMALL, **PICTURE)),
-        8,
-        0,
+        lambda: transformers.SiglipImageProcessor(size=FRAME),
+        prefix=0,
     ),
-    "convnext": (lambda: transformers.ConvNextModel(transformers.ConvNextConfig(image_size=32, **STAGES)), 8, 0),
+    "convnext": Published(
+        lambda: transformers.ConvNextModel(transformers.ConvNextConfig(image_size=32, **STAGES)),
+        lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0, **IMAGENET),
+        prefix=0,
+    ),
 }

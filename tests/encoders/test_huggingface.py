@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -10,23 +12,26 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from encoder_models import HUGGINGFACE, MEAN, SMALL, STD, TEXT, frames
+from encoder_models import HUGGINGFACE, IMAGENET, PICTURE, SMALL, TEXT, frames
 from safetensors.torch import load_file, save_file
 
 from s2robot.encoders import MultiscaleEncoder, huggingface, huggingface_backbone
+from s2robot.encoders.card import Card
 from s2robot.errors import S2RobotError
 
 
-def upstream(model: torch.nn.Module, images: torch.Tensor, **options: object) -> torch.Tensor:
-    """The model as its publisher runs it: vision tower, normalised pixels, last hidden state."""
-    pixels = (images.float() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+def upstream(folder: Path, model: torch.nn.Module, images: torch.Tensor, **options: object) -> torch.Tensor:
+    """The raw frames through the publisher's image processor and vision tower: the last hidden state."""
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    if images.shape[-1] != 32:
+        processor.size = processor.crop_size = {"height": images.shape[-2], "width": images.shape[-1]}
+    pixels = processor(images=list(images.permute(0, 2, 3, 1).numpy()), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         return getattr(model, "vision_model", model)(pixel_values=pixels, **options).last_hidden_state
 
 
-def flat(model: torch.nn.Module, images: torch.Tensor, prefix: int, **options: object) -> torch.Tensor:
+def flat(out: torch.Tensor, prefix: int) -> torch.Tensor:
     """Upstream's spatial tokens (b, n, c)."""
-    out = upstream(model, images, **options)
     return out.flatten(2).transpose(1, 2) if out.ndim == 4 else out[:, prefix:]
 
 
@@ -38,29 +43,30 @@ def options_of(name: str) -> dict[str, object]:
 @pytest.mark.parametrize("name", HUGGINGFACE)
 def test_a_folder_gives_the_features_of_upstream_on_the_raw_frame(name, model_folder):
     folder, model = model_folder(name)
-    _, patch, prefix = HUGGINGFACE[name]
+    patch, prefix = HUGGINGFACE[name].patch, HUGGINGFACE[name].prefix
     if name == "vit_mae":
         model.config.mask_ratio = 0.0
     backbone = huggingface_backbone(str(folder))
     assert (backbone.patch, backbone.num_prefix_tokens, backbone.image_size) == (patch, prefix, 32)
     images = frames(2, 32)
     features = MultiscaleEncoder(backbone, (32,), dtype="float32", device="cpu")(images)
-    torch.testing.assert_close(features.tokens, flat(model, images, prefix, **options_of(name)), atol=1e-5, rtol=0)
+    expected = upstream(folder, model, images, **options_of(name))
+    torch.testing.assert_close(features.tokens, flat(expected, prefix), atol=1e-5, rtol=0)
     assert features.prefix.shape[1] == prefix
     if prefix:
-        expected = upstream(model, images, **options_of(name))[:, :prefix]
-        torch.testing.assert_close(features.prefix, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(features.prefix, expected[:, :prefix], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["vit", "dinov2_registers", "clip", "siglip_vision"])
+@pytest.mark.parametrize("name", ["vit", "dinov2_registers", "dinov3", "clip", "siglip"])
 def test_position_embeddings_are_interpolated_for_another_tile(name, model_folder):
     folder, model = model_folder(name)
-    prefix = HUGGINGFACE[name][2]
+    prefix = HUGGINGFACE[name].prefix
     options = {} if "dino" in name else {"interpolate_pos_encoding": True}
     images = frames(2, 48)
     features = MultiscaleEncoder(huggingface_backbone(str(folder)), (48,), dtype="float32", device="cpu")(images)
     assert features.grid == (6, 6)
-    torch.testing.assert_close(features.tokens, flat(model, images, prefix, **options), atol=1e-5, rtol=0)
+    expected = upstream(folder, model, images, **options)
+    torch.testing.assert_close(features.tokens, flat(expected, prefix), atol=1e-5, rtol=0)
 
 
 def test_masked_autoencoders_see_every_patch_in_place_and_always_the_same(model_folder):
@@ -70,6 +76,34 @@ def test_masked_autoencoders_see_every_patch_in_place_and_always_the_same(model_
     images[0, :, :16, :16] = 0  # the upper left 16 of 64 px are one of 4 x 4 cells at the second scale
     change = (one(images).tokens - one(frames(2, 64)).tokens)[0].norm(dim=-1)
     assert change.argmax() == 0
+
+
+def test_pickled_weights_of_older_repositories_are_read(model_folder, tmp_path):
+    folder, _ = model_folder("clip")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    torch.save(load_file(folder / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    old, new = huggingface_backbone(str(tmp_path)), huggingface_backbone(str(folder))
+    assert old.weights_sha256() == new.weights_sha256()
+    assert list(old.origin["files"]) == ["pytorch_model.bin"]
+
+
+def test_an_interpolated_position_embedding_is_computed_once_and_survives_a_copy(model_folder, monkeypatch):
+    tokens = huggingface_backbone(str(model_folder("vit")[0])).model
+    calls = []
+    embeddings = type(tokens.model.embeddings)
+    real = embeddings.interpolate_pos_encoding
+    monkeypatch.setattr(embeddings, "interpolate_pos_encoding", lambda *args: calls.append(1) or real(*args))
+    images = torch.rand(2, 3, 48, 48)
+    with torch.no_grad():
+        first, second = tokens(images), tokens(images[:1])
+        assert len(calls) == 1
+        torch.testing.assert_close(first[:1], second, atol=1e-5, rtol=0)
+        half = copy.deepcopy(tokens).to(torch.bfloat16)(images.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert len(calls) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(tokens(images), first, atol=0, rtol=0)
 
 
 def test_half_precision_weights_load_as_float32(model_folder, tmp_path):
@@ -104,6 +138,54 @@ def test_the_fingerprint_does_not_depend_on_where_the_folder_lies(model_folder, 
     assert one.fingerprint == other.fingerprint
 
 
+class Evil:
+    """Runs a function when it is unpickled without care."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("never",)
+
+
+CLIP = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
+CARD = {"model": {"model_type": "clip_vision_model", **SMALL, **PICTURE}, **CLIP, "licence": "MIT"}
+
+
+def test_a_card_gives_the_architecture_without_files_and_the_recommended_layer_with_them(model_folder):
+    folder, model = model_folder("clip")
+    card = Card.parse(CARD | {"layer": -2})
+    unseen = huggingface_backbone("openai/clip", "random", 0, card)
+    assert (unseen.name, unseen.patch, unseen.num_prefix_tokens) == ("openai/clip-random0", 8, 1)
+    images = frames(2, 32)
+    backbone = huggingface_backbone(str(folder), card=card)
+    features = MultiscaleEncoder(backbone, (32,), dtype="float32", device="cpu")(images)
+    seen: list[torch.Tensor] = []
+    hook = model.vision_model.encoder.layers[-1].register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
+    upstream(folder, model, images)
+    hook.remove()
+    torch.testing.assert_close(features.tokens, seen[0][:, 1:], atol=1e-5, rtol=0)
+    assert backbone.origin["licence"] == "MIT"
+    last = huggingface_backbone(str(folder), card=Card.parse(CARD))
+    fingerprints = {MultiscaleEncoder(b, (32,), dtype="float32").fingerprint for b in (backbone, last)}
+    assert len(fingerprints) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"model": CARD["model"] | {"hidden_size": 64}},
+            "holds another model than this encoder's card: hidden_size 32",
+        ),
+        ({"model": CARD["model"] | {"hidden_act": "gelu"}}, "hidden_act quick_gelu, not gelu"),
+        ({"mean": IMAGENET["image_mean"]}, r"image_mean \[0.48145466, .*\], not \[0.485"),
+        ({"std": [1, 1, 1]}, r"image_std \[0.26862954.*\], not \[1, 1, 1\]"),
+        ({"depth": 3}, "card: .*'depth'; its keys are model, mean"),
+    ],
+)
+def test_a_folder_of_another_model_than_the_card_is_refused(change, message, model_folder):
+    with pytest.raises(S2RobotError, match=message):
+        huggingface_backbone(str(model_folder("clip")[0]), card=Card.parse(CARD | change))
+
+
 def damage(folder: Path, how: str) -> None:
     """Break a copy of a good folder in one way."""
     weights = load_file(folder / "model.safetensors")
@@ -111,8 +193,14 @@ def damage(folder: Path, how: str) -> None:
     match how:
         case "no config":
             (folder / "config.json").unlink()
-        case "pickle only":
-            (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+        case "no weights":
+            (folder / "model.safetensors").unlink()
+        case "pickle that runs code":
+            (folder / "model.safetensors").unlink()
+            (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"layernorm.weight": Evil()}))
+        case "NaN":
+            weights[name][0] = torch.nan
+            save_file(weights, folder / "model.safetensors", {"format": "pt"})
         case "no processor":
             (folder / "preprocessor_config.json").unlink()
         case "no mean":
@@ -133,12 +221,14 @@ def damage(folder: Path, how: str) -> None:
 
 BAD_FOLDERS = {
     "no config": r"lacks config.json; a model folder holds config.json, model.safetensors",
-    "pickle only": r"lacks \*.safetensors.*pickled weights",
+    "no weights": r"lacks model.safetensors or pytorch_model.bin; a model folder holds",
     "no processor": r'lacks preprocessor_config.json; write one with "image_mean"',
     "no mean": r'holds no "image_mean"',
     "truncated": "the weights do not load",
-    "missing tensor": "the weights lack or misshape 1 tensors",
-    "wrong shape": "the weights lack or misshape 1 tensors",
+    "pickle that runs code": "the weights do not load",
+    "missing tensor": r"the weights lack layernorm.weight \(1 tensors\)",
+    "wrong shape": r"have other shapes than the architecture: layernorm.weight is \(3,\), not \(32,\)",
+    "NaN": r"are NaN or infinite in layernorm.weight \(1 tensors\)",
     "unknown model": "does not know the model of",
     "bad json": "not valid JSON",
 }
@@ -155,7 +245,7 @@ def test_a_bad_folder_is_one_clear_line(how, message, model_folder, tmp_path):
 
 def test_a_text_model_is_refused(tmp_path):
     transformers.BertModel(transformers.BertConfig(**(SMALL | TEXT))).save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD}))
+    transformers.ViTImageProcessor().save_pretrained(tmp_path)
     with pytest.raises(S2RobotError, match="is a 'bert', not a vision model: its input is input_ids"):
         huggingface_backbone(str(tmp_path))
 
@@ -164,7 +254,9 @@ def test_a_text_model_is_refused(tmp_path):
 def test_without_a_network_the_line_says_what_to_place_where(path, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(S2RobotError, match=r"config.json, model.safetensors and preprocessor_config.json in a folder"):
+    with pytest.raises(
+        S2RobotError, match=r"place its config.json, preprocessor_config.json, model\*.safetensors in a folder"
+    ):
         huggingface_backbone(path)
 
 

@@ -1,0 +1,195 @@
+"""A vision model of the transformers library as a function from pixels to tokens: built, filled with weights, measured.
+
+Dims: b images, s side (px), n tokens with prefix tokens first, c channels, h w cells of a map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from s2robot.errors import DamagedError, S2RobotError
+
+# Convolutional networks that take any size, such as ResNet, do not say at which they were trained.
+IMAGENET_SIDE = 224
+LISTED = 5  # names of tensors in a message
+INTERPOLATE = "interpolate_pos_encoding"  # an option of many models, and the method of their embeddings behind it
+
+
+class VisionTokens(nn.Module):
+    """A transformers model as a function of pixels: position embeddings interpolated, nothing masked or shuffled.
+
+    `layer` is -1 for the model's own last hidden state (after its final norm, where it has one), or -2, -3, ... for
+    what the layer before gives, as an entry of its `hidden_states`. Interpolated position embeddings are kept per side:
+    the weights are frozen, so each is computed once.
+    """
+
+    def __init__(self, model: nn.Module, layer: int = -1) -> None:
+        super().__init__()
+        self.model = model
+        self.layer = layer
+        self.patch: int = getattr(model.config, "patch_size", 1)
+        self.interpolates = INTERPOLATE in inspect.signature(model.forward).parameters
+        for module in model.modules():
+            if hasattr(module, INTERPOLATE):
+                setattr(module, INTERPOLATE, _Remembered(module))
+
+    def forward(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b n c"] | Float[Tensor, "b c h w"]:
+        """(b, n, c) of a transformer, (b, c, h, w) of a convolutional network."""
+        options: dict[str, Any] = {INTERPOLATE: True} if self.interpolates else {}
+        if isinstance(self.model, transformers.ViTMAEModel):
+            # MAE orders its tokens by this noise even when it masks none: rising noise leaves them in place.
+            patches = (images.shape[-1] // self.patch) ** 2
+            options["noise"] = torch.arange(patches, device=images.device).expand(len(images), -1)
+        if self.layer == -1:
+            return self.model(pixel_values=images, **options).last_hidden_state
+        return self.model(pixel_values=images, output_hidden_states=True, **options).hidden_states[self.layer]
+
+
+class Geometry(NamedTuple):
+    """`side` that the model was trained at and `patch` side of one cell, both in px; class and register tokens."""
+
+    side: int
+    patch: int
+    prefix_tokens: int
+
+
+def check_weights_kind(weights: str) -> str:
+    """`weights` itself. Raises S2RobotError unless it is pretrained or random."""
+    if weights not in ("pretrained", "random"):
+        raise S2RobotError(f"weights={weights!r}; allowed: pretrained, random")
+    return weights
+
+
+def model_config(settings: Mapping[str, Any]) -> Any:
+    """The configuration that `model_type` and the other entries of `settings` describe. Raises S2RobotError."""
+    try:
+        config = transformers.AutoConfig.for_model(**settings)
+    except (TypeError, ValueError) as error:
+        raise S2RobotError(
+            f"transformers {transformers.__version__} knows no model {settings.get('model_type')!r}"
+        ) from error
+    return prepared(config)
+
+
+def prepared(config: Any) -> Any:
+    """The configuration with what nobody reads switched off."""
+    if config.model_type == "siglip_vision_model":
+        config.vision_use_head = False  # attention pooling
+    if config.model_type == "vit_mae":
+        config.mask_ratio = 0.0
+    return config
+
+
+def random_model(config: Any, seed: int) -> nn.Module:
+    """The architecture as it is initialised from `seed`; the global generator stays as it was."""
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return transformers.AutoModel.from_config(config, dtype=torch.float32, **_options(config))
+
+
+def pretrained_model(config: Any, source: Path, state: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """The architecture with the weights of the folder `source`, or with `state`, which was read from `source`.
+
+    Weights beyond the vision model (a text tower, a classifier) are left out of a folder; a `state` must fit exactly.
+    Raises DamagedError where weights do not load, do not cover the model, do not fit it, or are not finite.
+    """
+    model_class = transformers.MODEL_MAPPING[type(config)]
+    given = {"state_dict": dict(state)} if state is not None else {"local_files_only": True}
+    try:
+        with quiet():
+            model, loaded = model_class.from_pretrained(
+                None if state is not None else source,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **given,
+                **_options(config),
+            )
+    except (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+        raise DamagedError(f"{source}: the weights do not load ({str(error).splitlines()[0]})") from error
+    # transformers fills what is absent with random values and only warns: features would be noise.
+    misshapen = [f"{name} is {tuple(came)}, not {tuple(want)}" for name, came, want in loaded["mismatched_keys"]]
+    unexpected = loaded["unexpected_keys"] if state is not None else ()
+    _require_none("lack", loaded["missing_keys"], source)
+    _require_none("have other shapes than the architecture:", misshapen, source)
+    _require_none("have what the architecture does not", unexpected, source)
+    broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    _require_none("are NaN or infinite in", broken, source)
+    return model
+
+
+def geometry(tokens: VisionTokens) -> Geometry:
+    """Read off one blank image: what is more than the grid of patches comes first."""
+    config = tokens.model.config
+    side = getattr(config, "image_size", IMAGENET_SIDE)
+    side = side if isinstance(side, int) else max(side)
+    tokens.eval()
+    with torch.no_grad():
+        out = tokens(torch.zeros(1, 3, side, side))
+    if out.ndim == 4:
+        return Geometry(side, side // out.shape[-1], 0)
+    patch = getattr(config, "patch_size", None)
+    if patch and out.shape[1] >= (side // patch) ** 2:
+        return Geometry(side, patch, out.shape[1] - (side // patch) ** 2)
+    return Geometry(side, side // math.isqrt(out.shape[1]), 0)  # hierarchical transformers merge their first patches
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar and no table of unused text weights: what matters is checked and raised instead."""
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+
+
+def _options(config: Any) -> dict[str, Any]:
+    """ViT's pooler is dead weight here, and absent from most checkpoints."""
+    return {"add_pooling_layer": False} if config.model_type == "vit" else {}
+
+
+def _require_none(what: str, names: Any, source: Path) -> None:
+    found = sorted(map(str, names))
+    if found:
+        more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+        raise DamagedError(
+            f"{source}: the weights {what} {', '.join(found[:LISTED])}{more} ({len(found)} tensors); "
+            "is it the file of another model, or damaged?"
+        )
+
+
+class _Remembered:
+    """`module.interpolate_pos_encoding`, computed once per size: it depends on that and the frozen weights alone."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.kept: dict[tuple[Any, ...], Tensor] = {}
+
+    def __call__(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+        """Only shape, dtype and device of `embeddings` matter."""
+        compute = functools.partial(getattr(type(self.module), INTERPOLATE), self.module, embeddings, height, width)
+        if torch.is_grad_enabled() or type(embeddings) is not Tensor:  # somebody trains it, or counts its operations
+            return compute()
+        key = height, width, embeddings.dtype, embeddings.device
+        if key not in self.kept:
+            self.kept[key] = compute()
+        return self.kept[key]
