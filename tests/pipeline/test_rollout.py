@@ -33,9 +33,11 @@ CPU = torch.device("cpu")
 Trained = Callable[[EpisodeStore, FeatureCache, Path, int], Agent]
 
 
-def trained(store: EpisodeStore, cache: FeatureCache, out: Path, epochs: int, **policy: Any) -> Agent:
-    """A behaviour-cloning agent on the patch encoder, trained on plain frames."""
-    config = {**choice("policy", "bc"), **policy}
+def trained(
+    store: EpisodeStore, cache: FeatureCache, out: Path, epochs: int, policy: str = "bc", **changes: Any
+) -> Agent:
+    """An agent on the patch encoder, trained on plain frames."""
+    config = {**choice("policy", policy), **changes}
     recipe = Recipe(
         epochs=epochs, batch_size=64, warmup=5, views=0, validation_fraction=0.2, ema=False, save_every_s=1e9
     )
@@ -76,6 +78,34 @@ def test_outcomes_are_the_same_bytes_with_one_worker_and_three_and_after_a_resum
     assert len(successes) <= 3
     with RolloutPool(what().task_config, 1) as pool, pytest.raises(MismatchError, match="another checkpoint_sha256"):
         evaluate(what("1" * 64), agent, pool, seeds, tmp_path / "3")
+
+
+class Recorder(Agent):
+    """Keeps the chunk of every decision by episode seed and decision."""
+
+    def infer_batch(self, windows: Sequence[Any], keys: Sequence[tuple[int, int]]) -> np.ndarray:
+        chunks = super().infer_batch(windows, keys)
+        self.chunks = {**getattr(self, "chunks", {}), **dict(zip(keys, chunks, strict=True))}
+        return chunks
+
+
+def test_an_episode_of_a_random_policy_does_not_depend_on_which_others_run(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path
+) -> None:
+    agent = trained(demonstrations, cache, tmp_path, epochs=1, policy="diffusion")
+    agent.__class__ = Recorder
+    seen: list[dict[tuple[int, int], np.ndarray]] = []
+    for seeds in ([20000, 20001, 20002], [20002]):
+        agent.chunks = {}  # type: ignore[attr-defined]
+        with RolloutPool(what().task_config, 1) as pool:
+            list(rollout(pool, agent, seeds))
+        seen.append(agent.chunks)  # type: ignore[attr-defined]
+    together, alone = seen
+    assert {seed for seed, _ in together} == {20000, 20001, 20002}
+    assert len(alone) == 6
+    for key, chunk in alone.items():
+        np.testing.assert_array_equal(together[key], chunk)
+    assert not np.array_equal(together[20000, 0], together[20001, 0])
 
 
 def test_one_episode_can_be_overfitted_and_replayed_in_the_simulator(tmp_path: Path) -> None:
