@@ -59,6 +59,7 @@ class PickCube(TabletopTask):
         self.colours = tuple(PALETTE)[:num_cubes]
         self.goal_names = tuple(f"goal_{colour}" for colour in self.colours)
         self.target = 0
+        self._cube_of_colour = np.arange(num_cubes)
         super().__init__(name, horizon, frame_px, cameras)
         self._bodies = [self.model.body(f"cube{i}_main").id for i in range(num_cubes)]
         self._addresses = [int(self.model.joint(f"cube{i}_joint0").qposadr[0]) for i in range(num_cubes)]
@@ -70,13 +71,14 @@ class PickCube(TabletopTask):
 
     def _start_episode(self, rng: np.random.Generator) -> None:
         order = rng.permutation(self.num_cubes)  # cube i gets colour order[i]
+        self._cube_of_colour = np.argsort(order)
         for i, colour in enumerate(order):
             self.model.geom_rgba[self._visuals[i]] = [*PALETTE[self.colours[colour]], 1.0]
         self._place_cubes(rng)
         named = int(rng.integers(self.num_cubes))
         self.goal = np.zeros(self.num_cubes, np.float32)
         self.goal[named] = 1.0
-        self.target = int(np.flatnonzero(order == named)[0])
+        self.target = int(self._cube_of_colour[named])
 
     def _place_cubes(self, rng: np.random.Generator) -> None:
         """Uniform over places and yaws by rejection of whole layouts, so that no cube is favoured."""
@@ -116,6 +118,10 @@ class PickCube(TabletopTask):
     def cube_pos_w(self) -> Float64[np.ndarray, "n 3"]:
         """Centres of all cubes (m, world): privileged."""
         return self.data.xpos[self._bodies].copy()
+
+    def goal_positions_w(self) -> Float64[np.ndarray, "n 3"]:
+        """Centre of the cube of each colour (m, world): privileged."""
+        return self.cube_pos_w()[self._cube_of_colour]
 
     def is_success(self) -> bool:
         """The named cube is lifted by 4 cm and no other cube leaves the table."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-from jaxtyping import Float16, Float32, UInt8
+from jaxtyping import Bool, Float16, Float32, UInt8
 from robosuite.models.objects import BallObject, BoxObject, CapsuleObject, CylinderObject
 
 from s2robot.envs.renderer import LeanRenderer
@@ -25,6 +25,7 @@ FIRST_SEED = 1_000_000
 BACKGROUND, TABLE, ROBOT, FIRST_OBJECT = 0, 1, 2, 3
 KINDS = ("box",) * 6 + ("cylinder",) * 3 + ("ball",) * 2 + ("capsule",) * 1
 NUM_OBJECTS = len(KINDS)
+KIND_NAMES = ("box", "cylinder", "ball", "capsule")
 HIDDEN = np.array([0.0, 0.0, -5.0])  # objects that a frame leaves out wait under the floor
 CAMERA = "frontview"  # the camera that is moved about; no task looks through it
 WRIST_CAMERA = "robot0_eye_in_hand"
@@ -36,6 +37,8 @@ class Scene:
 
     `code` is 0 background, 1 table, 2 robot, 3 + i for object i. `centre_px` holds the projected object centres
     (x right, y down; px), NaN for objects that the frame leaves out. `albedo` is RGB in [0, 1], before light.
+    `kind` indexes KIND_NAMES; `size_m` is the longest extent; `yaw_rad` is about the vertical, NaN for what has none or
+    floats; `lifted` objects do not touch the table. No pre-training uses these four.
     """
 
     rgb: UInt8[np.ndarray, "h w 3"]
@@ -43,6 +46,10 @@ class Scene:
     depth_m: Float16[np.ndarray, "h w"]
     centre_px: Float32[np.ndarray, "n 2"]
     albedo: Float32[np.ndarray, "n 3"]
+    kind: UInt8[np.ndarray, " n"]
+    size_m: Float32[np.ndarray, " n"]
+    yaw_rad: Float32[np.ndarray, " n"]
+    lifted: Bool[np.ndarray, " n"]
 
 
 class SceneGenerator:
@@ -79,6 +86,9 @@ class SceneGenerator:
         rng = np.random.default_rng(seed)
         self.data.qpos[:] = self._qpos0
         self._pose_robot(rng)
+        self._size_m = np.zeros(NUM_OBJECTS, np.float32)
+        self._yaw_rad = np.full(NUM_OBJECTS, np.nan, np.float32)
+        self._lifted = np.zeros(NUM_OBJECTS, bool)
         wrist = rng.random() < 0.15
         albedo, present = self._scatter_objects(rng, self._below_hand() if wrist else rng.uniform(-0.12, 0.12, 2))
         self._paint_room(rng)
@@ -93,6 +103,10 @@ class SceneGenerator:
             depth_m=np.minimum(frame.depth_m, 8.0).astype(np.float16),
             centre_px=self._project(camera, present),
             albedo=albedo,
+            kind=np.array([KIND_NAMES.index(kind) for kind in KINDS], np.uint8),
+            size_m=self._size_m,
+            yaw_rad=self._yaw_rad,
+            lifted=self._lifted,
         )
 
     def _pose_robot(self, rng: np.random.Generator) -> None:
@@ -128,7 +142,10 @@ class SceneGenerator:
             height_m = half_m[2] if kind in ("box",) else half_m[1] if kind == "cylinder" else half_m[0]
             lifted = rng.random() < 0.15
             z_m = TABLE_HEIGHT_M + height_m + (rng.uniform(0.0, 0.25) if lifted else 0.0)
-            quat = rng.normal(size=4) if lifted else _yaw_quat(rng.uniform(-np.pi, np.pi))
+            yaw_rad = np.nan if lifted else rng.uniform(-np.pi, np.pi)
+            quat = rng.normal(size=4) if lifted else _yaw_quat(yaw_rad)
+            self._lifted[i], self._size_m[i] = lifted, _longest_m(kind, half_m)
+            self._yaw_rad[i] = yaw_rad if kind == "box" else np.nan
             self.data.qpos[address : address + 3] = [*place, z_m]
             self.data.qpos[address + 3 : address + 7] = quat / np.linalg.norm(quat)
         return albedo, present
@@ -192,6 +209,16 @@ def _geoms_of(model: mujoco.MjModel, prefix: str) -> list[int]:
     """Ids of all geoms whose body or own name starts with `prefix`."""
     owner = [model.body(model.geom_bodyid[g]).name for g in range(model.ngeom)]
     return [g for g in range(model.ngeom) if owner[g].startswith(prefix) or model.geom(g).name.startswith(prefix)]
+
+
+def _longest_m(kind: str, half_m: np.ndarray) -> float:
+    """Longest extent: the edge of a box, diameter or length of a round body."""
+    if kind == "box":
+        return 2 * float(half_m.max())
+    if kind == "ball":
+        return 2 * float(half_m[0])
+    length_m = 2 * float(half_m[1]) + (2 * float(half_m[0]) if kind == "capsule" else 0.0)
+    return max(2 * float(half_m[0]), length_m)
 
 
 def _yaw_quat(yaw_rad: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 The base environment observes proprioception, goal and time; frames are asked for with `frames(cameras)`, so that a
 policy which executes four actions pays for one frame. `PixelObservation(env)` is the ordinary image environment.
 
-Dims: h w frame height and width (px), p proprioception, g goal, a action, t steps of a chunk.
+Dims: h w frame height and width (px), p proprioception, g goal, a action, t steps of a chunk, m goals.
 """
 
 from __future__ import annotations
@@ -204,6 +204,10 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
     def labels(self) -> dict[str, np.ndarray]:
         """Privileged per-step labels that no policy sees."""
         return {"target_pos_w": self.target_pos_w().astype(np.float32)}
+
+    def goal_positions_w(self) -> Float64[np.ndarray, "m 3"]:
+        """Centre of the object that each goal would name (m, world): privileged. One row where nothing is named."""
+        return self.target_pos_w()[None]
 
     def dataset_spec(self, cameras: Sequence[str]) -> DatasetSpec:
         """What a store of this task's episodes declares."""

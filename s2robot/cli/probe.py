@@ -1,0 +1,43 @@
+"""`s2robot probe`: what the features know, without rollouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HELP = "asks frozen features where things are, what they are and how far: small heads, intervals, no rollouts"
+VERBS: dict[str, str] = {}
+
+
+def run(config: Any, verb: str) -> int | None:
+    """Print the tables; write them as JSON, and a plot, into `out`."""
+    from dataclasses import fields
+    from pathlib import Path
+
+    from s2robot.pipeline.probe.probes import PROBES
+    from s2robot.pipeline.probe.run import ProbeConfig, run_probes, run_reconstructions
+    from s2robot.pipeline.probe.table import as_text, correlate, plot, reconstructions_as_text, to_json
+    from s2robot.storage import read_json, write_atomic, write_json
+
+    settings = {field.name: config[field.name] for field in fields(ProbeConfig)}
+    for key in ("encoders", "tasks", "probes"):
+        settings[key] = tuple(settings[key] or (PROBES if key == "probes" else ()))
+    report = read_json(Path(config.success)) if config.success else None
+    probe = ProbeConfig(**settings)
+    rows = run_probes(probe)
+    out = Path(config.out)
+    write_json(out / "probe.json", to_json(rows))
+    write_atomic(out / "probe.png", plot(rows))
+    print(as_text(rows))
+    found = run_reconstructions(probe)
+    if found:
+        write_json(out / "reconstruction.json", [vars(line) for line in found])
+        print("\n" + reconstructions_as_text(found))
+    if report is not None:
+        correlations = correlate(rows, report)
+        write_json(out / "correlation.json", [vars(line) for line in correlations])
+        print("\nrank correlation with success in rollouts (+1: the better probe wins), over encoders")
+        for line in correlations:
+            interval = "no interval" if line.ci95 is None else f"95 % {line.ci95[0]:+.2f} to {line.ci95[1]:+.2f}"
+            print(f"{line.task}: {line.source} {line.probe} ({line.head}): {line.rho:+.2f}, n = {line.n}, {interval}")
+    print(f"written: {out / 'probe.json'}, {out / 'probe.png'}")
+    return None

@@ -1,0 +1,225 @@
+"""`s2robot probe`: frames once, tokens once, heads for every encoder, and a table with intervals.
+
+What was finished is kept (one file per encoder and source of frames), so a second start goes on where one stopped.
+
+Dims: f frames, v held-out frames, n tokens, c channels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from s2robot.configs import choice
+from s2robot.data.features import FeatureCache, FeatureKey
+from s2robot.encoders import Encoder, load_encoder
+from s2robot.errors import S2RobotError, unknown_name
+from s2robot.pipeline.probe.frames import (
+    SHARD_FRAMES,
+    FrameRecipe,
+    draw_frames,
+    load_labels,
+    load_rgb,
+    shard_fingerprint,
+)
+from s2robot.pipeline.probe.heads import Training
+from s2robot.pipeline.probe.probes import PROBES, SCENES, TASK, Probe, Tokens
+from s2robot.pipeline.probe.reconstruct import Reconstruction, reconstruct
+from s2robot.progress import progress, say
+from s2robot.storage import fingerprint, write_atomic
+
+VERSION = 1  # raised whenever a probe would give other numbers than before
+ENCODE_ROWS = 20
+RESAMPLES = 2000
+CONSTANT = "constant"  # the encoder that sees nothing: what labels alone are worth
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What is probed. `random` counts once per weight seed; all encoders share frames, splits and training."""
+
+    encoders: tuple[str, ...]
+    tasks: tuple[str, ...]
+    probes: tuple[str, ...]
+    frames: int
+    held_out: int
+    camera: str
+    frame_px: int
+    weight_seeds: int
+    steps: int
+    target: str | None
+    ceiling: str | None
+    out: str
+    workers: int
+    device: str
+
+    def __post_init__(self) -> None:
+        for name in self.probes:
+            if name not in PROBES:
+                raise unknown_name("probe", name, PROBES)
+        if not SHARD_FRAMES <= self.held_out <= self.frames // 2 or self.weight_seeds < 1 or self.steps < 1:
+            raise S2RobotError(
+                f"held_out={self.held_out} of frames={self.frames}: hold out at least {SHARD_FRAMES} and at most half; "
+                f"weight_seeds={self.weight_seeds} and steps={self.steps} are at least 1"
+            )
+
+    def scenes(self) -> FrameRecipe:
+        """The random scenes' frames."""
+        return FrameRecipe(SCENES, None, "", self.frame_px, self.frames)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the result: a head of a probe on one encoder's tokens. `ci95` is a bootstrap over frames."""
+
+    encoder: str
+    weights: str
+    source: str
+    probe: str
+    head: str
+    value: float
+    unit: str
+    ci95: tuple[float, float]
+    lower_is_better: bool
+    frames: int
+    weight_seeds: int
+
+
+def run_probes(config: ProbeConfig) -> list[Row]:
+    """Every probe of every encoder on held-out frames, and of the constant predictor. Resumable."""
+    folder = Path(config.out)
+    cache = FeatureCache(folder / "cache")
+    sources = _sources(config)
+    rows: list[Row] = []
+    encoders_by_name = _encoders(config)
+    for source, (recipe, probes) in sources.items():
+        paths = draw_frames(recipe, folder / "frames" / source, config.workers)
+        labels = load_labels(paths)
+        for name, encoders in encoders_by_name.items():
+            totals: dict[tuple[str, str], np.ndarray] = {}
+            for encoder in encoders:
+                for key, frames in _scores(config, recipe, probes, encoder, cache, paths, labels).items():
+                    totals[key] = frames + totals.get(key, 0)
+            weights = "+".join(encoder.weights_sha256()[:12] for encoder in encoders if encoder is not None)
+            for (probe, head), frames in totals.items():
+                about = PROBES[probe]
+                value, interval = about.reduce(frames.sum(0)), bootstrap(frames, about.reduce)
+                rows.append(
+                    Row(name, weights, source, probe, head, value, about.unit, interval, about.lower_is_better,
+                        config.held_out, len(encoders))
+                )  # fmt: skip
+    return rows
+
+
+def run_reconstructions(config: ProbeConfig) -> list[Reconstruction]:
+    """Every encoder's tokens of the random scenes to the target's. None without a target."""
+    if config.target is None:
+        return []
+    recipe, folder = config.scenes(), Path(config.out)
+    paths = draw_frames(recipe, folder / "frames" / SCENES, config.workers)
+
+    def tokens(name: str) -> Tokens:
+        return _tokens(config, recipe, load_encoder(name, config.device), FeatureCache(folder / "cache"), paths)
+
+    target = tokens(config.target)
+    ceiling = None if config.ceiling is None else tokens(config.ceiling)
+    sources = [name for name in config.encoders if name != config.target]
+    return [reconstruct(name, tokens(name), config.target, target, ceiling) for name in sources]
+
+
+def _sources(config: ProbeConfig) -> dict[str, tuple[FrameRecipe, list[Probe]]]:
+    """Where frames come from, and which of the wanted probes ask them."""
+    wanted = [PROBES[name] for name in config.probes]
+    sources: dict[str, tuple[FrameRecipe, list[Probe]]] = {}
+    for task in config.tasks:
+        recipe = FrameRecipe(task, choice("task", task), config.camera, config.frame_px, config.frames)
+        sources[task] = recipe, [probe for probe in wanted if probe.source == TASK]
+    sources[SCENES] = config.scenes(), [probe for probe in wanted if probe.source == SCENES]
+    return {name: found for name, found in sources.items() if found[1]}
+
+
+def _encoders(config: ProbeConfig) -> dict[str, list[Encoder | None]]:
+    """By name; several weight seeds where the weights are random, and the constant predictor first."""
+    found: dict[str, list[Encoder | None]] = {CONSTANT: [None]}
+    for name in config.encoders:
+        first = load_encoder(name, config.device)
+        if not first.sizes:
+            raise S2RobotError(f"encoder {name!r} sees nothing; the constant predictor is in the table anyway")
+        seeds = range(1, config.weight_seeds) if "-random" in first.name else ()
+        found[name] = [first, *(load_encoder(name, config.device, seed=seed) for seed in seeds)]
+    return found
+
+
+def _scores(
+    config: ProbeConfig,
+    recipe: FrameRecipe,
+    probes: list[Probe],
+    encoder: Encoder | None,
+    cache: FeatureCache,
+    paths: list[Path],
+    labels: Mapping[str, np.ndarray],
+) -> dict[tuple[str, str], np.ndarray]:
+    """(probe, head) -> statistics per held-out frame, from the file of a finished run where there is one."""
+    training = Training(steps=config.steps)
+    name = CONSTANT if encoder is None else encoder.name
+    data: Tokens | None = None
+    scores: dict[tuple[str, str], np.ndarray] = {}
+    for probe in probes:
+        identity = {
+            "version": VERSION,
+            "probe": probe.name,
+            "frames": [recipe.identity(), recipe.frames, config.held_out],
+            "training": asdict(training),
+            "encoder": CONSTANT if encoder is None else encoder.fingerprint,
+        }
+        path = Path(config.out) / "parts" / f"{recipe.source}-{probe.name}-{fingerprint(identity)[:16]}.npz"
+        if not path.exists():
+            say(f"probe {probe.name} of {name} on {recipe.source}")
+            data = data or _tokens(config, recipe, encoder, cache, paths)
+            buffer = io.BytesIO()
+            arrays: Any = dict(probe.heads(data, labels, training))
+            np.savez_compressed(buffer, **arrays)
+            write_atomic(path, buffer.getvalue())
+        with np.load(path, allow_pickle=False) as kept:
+            scores |= {(probe.name, head): kept[head] for head in kept.files}
+    return scores
+
+
+def _tokens(
+    config: ProbeConfig, recipe: FrameRecipe, encoder: Encoder | None, cache: FeatureCache, paths: list[Path]
+) -> Tokens:
+    """All frames' tokens, through the feature cache."""
+    if encoder is None:
+        return Tokens(torch.zeros(recipe.frames, 1, 1), (1, 1), config.held_out)
+    parts = []
+    for index, path in enumerate(progress(paths, len(paths), f"encode {encoder.name}", "shard")):
+        key = FeatureKey(encoder.fingerprint, shard_fingerprint(recipe, index), recipe.camera or SCENES)
+        found = cache.get(key)
+        if found is None:
+            images = torch.from_numpy(load_rgb(path)).permute(0, 3, 1, 2)
+            tokens = torch.cat([encoder(batch).tokens.cpu() for batch in images.split(ENCODE_ROWS)])
+            cache.put(key, tokens.numpy().astype(np.float16), encoder.grid, encoder_name=encoder.name)
+            found = cache.read(key)
+        parts.append(torch.from_numpy(found.tokens))
+    return Tokens(torch.cat(parts), encoder.grid, config.held_out)
+
+
+def bootstrap(
+    frames: Float64[np.ndarray, "v ..."],
+    reduce: Callable[[np.ndarray], float],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of `reduce(sum over frames)` (Efron and Tibshirani, 1993, section 13.3)."""
+    flat, count = frames.reshape(len(frames), -1), len(frames)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
+    values = [reduce(total.reshape(frames.shape[1:])) for total in draws @ flat]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,199 @@
+"""Probes: heads find what is in the tokens and nothing else, figures are right by hand, a run resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from s2robot.cli.main import main
+from s2robot.configs import choice
+from s2robot.pipeline.probe import frames as frames_module
+from s2robot.pipeline.probe import run as run_module
+from s2robot.pipeline.probe.frames import FrameRecipe, draw_frames, load_labels, load_rgb
+from s2robot.pipeline.probe.heads import CELLS, DenseHead, Training, ridge, sample_at
+from s2robot.pipeline.probe.probes import PROBES, Tokens, _balanced, _mean_iou, visible
+from s2robot.pipeline.probe.reconstruct import frame_errors, reconstruct
+from s2robot.pipeline.probe.run import Row, bootstrap
+from s2robot.pipeline.probe.table import correlate
+
+QUICK = Training(steps=300)
+FRAMES, HELD_OUT = 600, 100
+
+
+def bumps(seed: int = 0, goals: int = 2) -> tuple[Tokens, dict[str, np.ndarray]]:
+    """Tokens in which channel g lights up where object g is, under noise; places within +-10 cm."""
+    rng = np.random.default_rng(seed)
+    places = rng.uniform(-0.1, 0.1, (FRAMES, goals, 2)).astype(np.float32)
+    axis = np.linspace(-0.1, 0.1, 7)
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    distance = (x[None, None] - places[..., 0, None, None]) ** 2 + (y[None, None] - places[..., 1, None, None]) ** 2
+    maps = np.exp(-distance / 0.04**2).reshape(FRAMES, goals, 49).transpose(0, 2, 1)
+    noise = rng.normal(0, 0.05, (FRAMES, 49, 6))
+    tokens = torch.from_numpy(np.concatenate([maps, noise], axis=2)).half()
+    return Tokens(tokens, (7, 7), HELD_OUT), {"goal_xy_m": places}
+
+
+def value(probe: str, head: str, frames: np.ndarray) -> float:
+    return PROBES[probe].reduce(frames.sum(0))
+
+
+def test_both_heads_find_the_object_that_the_goal_names_and_nothing_in_noise():
+    data, labels = bumps()
+    found = {head: value("position", head, f) for head, f in PROBES["position"].heads(data, labels, QUICK)}
+    assert found["ridge"] < 15
+    assert found["small"] < 15
+    shuffled = {"goal_xy_m": np.random.default_rng(1).permutation(labels["goal_xy_m"])}
+    blind = {head: value("position", head, f) for head, f in PROBES["position"].heads(data, shuffled, QUICK)}
+    constant = 1000 * np.linalg.norm(shuffled["goal_xy_m"][-HELD_OUT:], axis=-1).mean()
+    assert min(blind.values()) > 0.9 * constant
+
+
+def test_statistics_come_from_training_frames_alone():
+    data, _ = bumps()
+    changed = data.tokens.clone()
+    changed[-HELD_OUT:] = 100
+    torch.testing.assert_close(Tokens(changed, (7, 7), HELD_OUT).statistics(), data.statistics())
+
+
+def test_ridge_is_the_primal_solution_at_its_penalty():
+    stream = torch.Generator().manual_seed(0)
+    x, new = torch.randn(300, 20, generator=stream), torch.randn(50, 20, generator=stream)
+    truth = torch.randn(20, 3, generator=stream)
+    guess = ridge(x, x @ truth + 5, new)
+    torch.testing.assert_close(guess, new @ truth + 5, atol=1e-3, rtol=0)
+    noise = ridge(x, torch.randn(300, 3, generator=stream), new)
+    assert noise.abs().mean() < 0.3
+    assert torch.isfinite(ridge(torch.zeros(20, 4), torch.ones(20, 1), torch.zeros(3, 4))).all()
+
+
+def test_a_token_predicts_the_cells_of_its_own_patch():
+    head = DenseHead((7, 7), torch.zeros(16), torch.ones(16), 1)
+    head.net.weight.data = torch.eye(16)
+    head.net.bias.data.zero_()
+    image = torch.arange(CELLS * CELLS, dtype=torch.float32).view(1, CELLS, CELLS)
+    tokens = image.view(1, 7, 4, 7, 4).permute(0, 1, 3, 2, 4).reshape(1, 49, 16)
+    torch.testing.assert_close(head(tokens)[:, 0], image)
+    assert DenseHead((8, 8), torch.zeros(5), torch.ones(5), 3, hidden=4)(torch.zeros(2, 64, 5)).shape == (2, 3, 28, 28)
+
+
+def test_tokens_are_read_where_the_object_is():
+    y, x = torch.meshgrid(torch.arange(7.0), torch.arange(7.0), indexing="ij")
+    tokens = torch.stack([torch.stack([x, y], -1).view(49, 2), torch.full((49, 2), 9.0)])
+    place = torch.tensor([[0.5, 3.5 / 7], [2.25 / 7, 6.5 / 7], [0.2, 0.2]])
+    read = sample_at(tokens, (7, 7), torch.tensor([0, 0, 1]), place)
+    torch.testing.assert_close(read[:, :2], torch.tensor([[3.0, 3.0], [1.75, 6.0], [9.0, 9.0]]))
+    torch.testing.assert_close(read[:2, 2:], torch.tensor([[0.5, 0.5], [0.25, 0.5]]))
+
+
+def test_scores_by_hand():
+    assert _mean_iou(np.array([[8, 2], [0, 5]])) == pytest.approx(100 * (8 / 10 + 5 / 7) / 2)
+    assert _mean_iou(np.array([[4, 0, 0], [0, 0, 0], [0, 0, 4]])) == 100  # what never appears does not count
+    assert _balanced(np.array([90, 10, 5, 5])) == pytest.approx(70)
+
+
+def test_an_interval_covers_the_mean_nineteen_times_in_twenty():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for trial in range(200):
+        errors = rng.exponential(1.0, 120)
+        low, high = bootstrap(np.stack([errors, np.ones(120)], 1), lambda s: s[0] / s[1], resamples=300, seed=trial)
+        inside += low <= 1.0 <= high
+    assert 178 <= inside <= 199
+
+
+def test_only_objects_in_view_are_asked_about():
+    code = np.zeros((2, 8, 8), np.uint8)
+    code[0, :4, :4], code[1, 0, 0] = 3, 4
+    centre = np.array([[[2, 2], [np.nan, np.nan]], [[20, 2], [0.5, 0.5]]], np.float32)
+    np.testing.assert_array_equal(visible({"code": code, "centre_px": centre}), [[True, False], [False, False]])
+
+
+def test_reconstruction_of_what_is_linear_and_of_noise():
+    rng = np.random.default_rng(3)
+    source = torch.from_numpy(rng.normal(size=(400, 49, 8))).float()
+    linear = source @ torch.from_numpy(rng.normal(size=(8, 5))).float() + 2
+    noise = torch.from_numpy(rng.normal(size=(400, 49, 5))).float()
+    data = Tokens(source, (7, 7), HELD_OUT)
+    whole = reconstruct("a", data, "b", Tokens(linear, (7, 7), HELD_OUT))
+    assert whole.r2 > 0.999
+    assert whole.bits > 9
+    half = reconstruct("a", data, "b", Tokens(linear + linear.std() * noise, (7, 7), HELD_OUT), ceiling=data)
+    assert half.r2 == pytest.approx(0.5, abs=0.03)
+    assert half.bits == pytest.approx(1.0, abs=0.1)
+    assert half.r2_ci95[0] < half.r2 < half.r2_ci95[1]
+    assert half.ratio == pytest.approx(1)
+    nothing = reconstruct("a", data, "b", Tokens(noise, (7, 7), HELD_OUT))
+    assert nothing.r2 == pytest.approx(0, abs=0.01)
+    other_grid = frame_errors(data, Tokens(torch.zeros(400, 16, 5), (4, 4), HELD_OUT))
+    assert other_grid.shape == (HELD_OUT, 2)
+
+
+def row(encoder: str, value: float) -> Row:
+    return Row(encoder, "", "pick_cube", "position", "small", value, "mm", (value, value), True, 100, 1)
+
+
+def test_rank_correlation_is_plus_one_where_the_better_probe_wins():
+    arms = [{"name": name, "success": {"rate": rate}} for name, rate in zip("abcd", (0.9, 0.8, 0.5, 0.1), strict=True)]
+    report = {"tasks": {"pick_cube": {"arms": arms}, "lift": {"arms": arms}}}
+    [found] = correlate([row(name, mm) for name, mm in zip("abcd", (3, 5, 9, 70), strict=True)], report)
+    assert (found.task, found.rho, found.n) == ("pick_cube", 1.0, 4)
+    assert found.ci95 is not None
+    assert found.ci95[0] < 0.9
+    [found] = correlate([row(name, mm) for name, mm in zip("abcd", (70, 9, 5, 3), strict=True)], report)
+    assert found.rho == -1
+
+
+def test_task_frames_name_every_cube_and_are_drawn_again_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(frames_module, "SHARD_FRAMES", 4)
+    recipe = FrameRecipe("pick_cube", choice("task", "pick_cube"), "agentview", 64, 4)
+    [one] = draw_frames(recipe, tmp_path / "one", 0)
+    [two] = draw_frames(recipe, tmp_path / "two", 0)
+    np.testing.assert_array_equal(load_rgb(one), load_rgb(two))
+    labels = load_labels([one])
+    assert labels["goal_xy_m"].shape == (4, 4, 2)
+    assert labels["joints_rad"].shape == (4, 7)
+    env = next(iter(frames_module._WORLDS.values()))
+    env.reset(seed=31_234)
+    np.testing.assert_array_equal(env.goal_positions_w()[env.goal.argmax()], env.target_pos_w())
+
+
+def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+    for module in (frames_module, run_module):
+        monkeypatch.setattr(module, "SHARD_FRAMES", 10)
+    arguments = ["probe", "encoders=[base,random]", "tasks=[lift]", "probes=[joints,kind]", "frames=40", "held_out=10"]
+    arguments += ["steps=3", "weight_seeds=2", "target=base", f"out={tmp_path}", "workers=0", "device=cpu"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "lift: joints, deg (ridge)" in printed
+    assert "scenes: kind, accuracy % (small)" in printed
+    rows = json.loads((tmp_path / "probe.json").read_text())
+    assert {row["encoder"] for row in rows} == {"constant", "base", "random"}
+    assert {row["weight_seeds"] for row in rows if row["encoder"] == "random"} == {2}
+    assert all(row["ci95"][0] <= row["value"] <= row["ci95"][1] for row in rows)
+    assert [line["source"] for line in json.loads((tmp_path / "reconstruction.json").read_text())] == ["random"]
+    assert (tmp_path / "probe.png").stat().st_size > 10_000
+
+    def never(*_: object) -> None:
+        raise AssertionError("was finished already")
+
+    monkeypatch.setattr(run_module, "_tokens", never)
+    assert main([*arguments[:-3], "target=null", *arguments[-3:]]) == 0
+    assert json.loads((tmp_path / "probe.json").read_text()) == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("probes=[colour]", "unknown probe 'colour'; known: contact"),
+        ("held_out=3000", "held_out=3000 of frames=4000: hold out at least 100 and at most half"),
+        ("encoders=[blind]", "encoder 'blind' sees nothing"),
+        ("frames=4050", "frames=4050; give a multiple of 100"),
+    ],
+)
+def test_bad_input_is_one_line(change: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe", change, f"out={tmp_path}"]) == 2
+    assert message in capsys.readouterr().err
