@@ -9,7 +9,6 @@ Dims: n tokens with prefix tokens first, c channels.
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from s2robot.encoders.backbone import Backbone
@@ -26,6 +24,7 @@ from s2robot.encoders.card import Card
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.encoders.hub import download, is_hub_id
 from s2robot.encoders.vision_model import (
+    LOAD_ERRORS,
     VisionTokens,
     check_weights_kind,
     geometry,
@@ -206,7 +205,7 @@ def read_state(file: Path, inside: str = "") -> dict[str, Tensor]:
         # Command lines are all that training scripts put beside the tensors; a Namespace is a plain record.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+    except LOAD_ERRORS as error:
         raise DamagedError(f"{file} does not load as weights ({str(error).splitlines()[0]}); get it again") from error
     state = content.get(inside, content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -9,9 +9,9 @@ import contextlib
 import functools
 import inspect
 import math
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,8 @@ from s2robot.errors import DamagedError, S2RobotError
 
 # Convolutional networks that take any size, such as ResNet, do not say at which they were trained.
 IMAGENET_SIDE = 224
+# What torch, safetensors and transformers raise for a file that is truncated, or is no weights, or runs code.
+LOAD_ERRORS = (OSError, EOFError, RuntimeError, ValueError, UnpicklingError, SafetensorError)
 LISTED = 5  # names of tensors in a message
 INTERPOLATE = "interpolate_pos_encoding"  # an option of many models, and the method of their embeddings behind it
 
@@ -119,7 +121,7 @@ def pretrained_model(config: Any, source: Path, state: Mapping[str, Tensor] | No
                 **given,
                 **_options(config),
             )
-    except (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+    except LOAD_ERRORS as error:
         raise DamagedError(f"{source}: the weights do not load ({str(error).splitlines()[0]})") from error
     # transformers fills what is absent with random values and only warns: features would be noise.
     misshapen = [f"{name} is {tuple(came)}, not {tuple(want)}" for name, came, want in loaded["mismatched_keys"]]
