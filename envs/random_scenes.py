@@ -1,10 +1,10 @@
 """Domain-randomised tabletop frames with the simulator's own labels: what the embedded encoders are trained on.
 
-Nothing here is a task's scene: objects, sizes, colours, cameras and lights are drawn anew for every frame, from
-seeds that start where the tasks' seeds end (1,000,000). A third-person camera stands at random; the wrist camera, in
-15 % of the frames, hangs where the hand is, with its pose and its angle of view jittered.
+Nothing here is a task's scene: objects, sizes, colours, textures, cameras and lights are drawn anew for every frame,
+from seeds that start where the tasks' seeds end (1,000,000). A third-person camera stands at random; the wrist camera,
+in 15 % of the frames, hangs where the hand is, with its pose and its angle of view jittered.
 
-Dims: h w image (px), n objects.
+Dims: h w image (px), n objects, k robot keypoints.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, UInt8
-from robosuite.models.objects import BallObject, BoxObject, CapsuleObject, CylinderObject
 
 from s2robot.envs.renderer import LeanRenderer
+from s2robot.envs.scene_objects import HELD_OUT_KINDS, KIND_NAMES, NO_ALBEDO, dress, stock
 from s2robot.envs.world import TABLE_HEIGHT_M, TableWorld
 from s2robot.errors import S2RobotError
 
+GENERATOR_VERSION = 2  # raised whenever a seed would give another frame than before
 FIRST_SEED = 1_000_000
 BACKGROUND, TABLE, ROBOT, FIRST_OBJECT = 0, 1, 2, 3
-KINDS = ("box",) * 6 + ("cylinder",) * 3 + ("ball",) * 2 + ("capsule",) * 1
-NUM_OBJECTS = len(KINDS)
-KIND_NAMES = ("box", "cylinder", "ball", "capsule")
+ITEMS = stock()
+NUM_OBJECTS = len(ITEMS)
+MOST_OBJECTS = 12  # in one frame
 HIDDEN = np.array([0.0, 0.0, -5.0])  # objects that a frame leaves out wait under the floor
 CAMERA = "frontview"  # the camera that is moved about; no task looks through it
 WRIST_CAMERA = "robot0_eye_in_hand"
+KEYPOINTS = ("robot0_link2", "robot0_link4", "robot0_link6", "robot0_right_hand", "gripper0_right_leftfinger",
+             "gripper0_right_rightfinger")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,17 @@ class Scene:
     """One frame and its labels.
 
     `code` is 0 background, 1 table, 2 robot, 3 + i for object i. `centre_px` holds the projected object centres
-    (x right, y down; px), NaN for objects that the frame leaves out. `albedo` is RGB in [0, 1], before light.
-    `kind` indexes KIND_NAMES; `size_m` is the longest extent; `yaw_rad` is about the vertical, NaN for what has none or
-    floats; `lifted` objects do not touch the table. No pre-training uses these four.
+    (x right, y down; px), NaN for objects that the frame leaves out; `robot_px` those of the robot's KEYPOINTS and of
+    its grip site. `albedo` is RGB in [0, 1], before light, NaN where a texture decides. `kind` indexes KIND_NAMES;
+    `size_m` is the longest extent; `yaw_rad` is about the vertical, NaN for what has none or floats; `lifted` objects
+    do not touch the table. No pre-training uses these four.
     """
 
     rgb: UInt8[np.ndarray, "h w 3"]
     code: UInt8[np.ndarray, "h w"]
     depth_m: Float16[np.ndarray, "h w"]
     centre_px: Float32[np.ndarray, "n 2"]
+    robot_px: Float32[np.ndarray, "k 2"]
     albedo: Float32[np.ndarray, "n 3"]
     kind: UInt8[np.ndarray, " n"]
     size_m: Float32[np.ndarray, " n"]
@@ -53,21 +58,30 @@ class Scene:
 
 
 class SceneGenerator:
-    """Draws `scene(seed)`: the same seed gives the same frame in any process and any order."""
+    """Draws `scene(seed)`: the same seed gives the same frame in any process and any order.
 
-    def __init__(self, frame_px: int = 224) -> None:
-        makers = {"box": BoxObject, "cylinder": CylinderObject, "ball": BallObject, "capsule": CapsuleObject}
-        half = {"box": [0.02] * 3, "cylinder": [0.02] * 2, "ball": [0.02], "capsule": [0.02] * 2}
-        objects = [makers[kind](name=f"object{i}", size=half[kind], rgba=[1, 1, 1, 1]) for i, kind in enumerate(KINDS)]
+    `held_out=False` leaves out the held-out kinds and hues (scene_objects.py); `held_out=True` shows all kinds,
+    coloured in the held-out hues alone.
+    """
+
+    def __init__(self, frame_px: int = 224, held_out: bool = False) -> None:
+        objects = [item.build() for item in ITEMS]
+        self._bottom_m = [-float(made.bottom_offset[2]) for made in objects]
         self._world = TableWorld(objects)
         self._world.reset()
         self.model: mujoco.MjModel = self._world.sim.model._model
         self.data: mujoco.MjData = self._world.sim.data._data
         self._renderer = LeanRenderer(self.model, frame_px, frame_px)
-        self.frame_px = frame_px
+        self.frame_px, self.held_out = frame_px, held_out
+        self._allowed = [i for i, item in enumerate(ITEMS) if held_out or item.kind not in HELD_OUT_KINDS]
         self._qpos0 = self.data.qpos.copy()
-        self._geoms = [_geoms_of(self.model, f"object{i}_") for i in range(NUM_OBJECTS)]
-        self._joints = [self.model.joint(f"object{i}_joint0").qposadr[0] for i in range(NUM_OBJECTS)]
+        self._geoms = [_geoms_of(self.model, f"{item.name}_") for item in ITEMS]
+        self._bodies = [_main_body(self.model, item.name) for item in ITEMS]
+        self._joints = [int(self.model.jnt_qposadr[self.model.body_jntadr[body]]) for body in self._bodies]
+        self._keypoints = [self.model.body(name).id for name in KEYPOINTS]
+        self._grip_site = self._world.robots[0].eef_site_id["right"]
+        textured = np.flatnonzero((self.model.mat_texid >= 0).any(axis=1))
+        self._materials = [int(m) for m in textured if not self.model.mat(m).name.startswith("object")]  # no labels
         self._table_geom = self.model.geom("table_visual").id
         self._background_geoms = [*_geoms_of(self.model, "wall_"), self.model.geom("floor").id]
         self._geom_code = np.full(self.model.ngeom + 1, BACKGROUND, np.uint8)  # the last entry serves geom id -1
@@ -86,27 +100,24 @@ class SceneGenerator:
         rng = np.random.default_rng(seed)
         self.data.qpos[:] = self._qpos0
         self._pose_robot(rng)
-        self._size_m = np.zeros(NUM_OBJECTS, np.float32)
-        self._yaw_rad = np.full(NUM_OBJECTS, np.nan, np.float32)
-        self._lifted = np.zeros(NUM_OBJECTS, bool)
         wrist = rng.random() < 0.15
-        albedo, present = self._scatter_objects(rng, self._below_hand() if wrist else rng.uniform(-0.12, 0.12, 2))
+        labels = self._scatter_objects(rng, self._below_hand() if wrist else rng.uniform(-0.12, 0.12, 2))
         self._paint_room(rng)
         self._light(rng)
         mujoco.mj_forward(self.model, self.data)
         camera = self._place_wrist_camera(rng) if wrist else self._place_room_camera(rng)
         mujoco.mj_forward(self.model, self.data)
         frame = self._renderer.render_labelled(self.data, camera)
+        centres_w = np.where(labels.pop("present")[:, None], self.data.xpos[self._bodies], np.nan)
+        robot_w = np.concatenate([self.data.xpos[self._keypoints], self.data.site_xpos[[self._grip_site]]])
         return Scene(
             rgb=frame.rgb,
             code=self._geom_code[frame.geom_id],
             depth_m=np.minimum(frame.depth_m, 8.0).astype(np.float16),
-            centre_px=self._project(camera, present),
-            albedo=albedo,
-            kind=np.array([KIND_NAMES.index(kind) for kind in KINDS], np.uint8),
-            size_m=self._size_m,
-            yaw_rad=self._yaw_rad,
-            lifted=self._lifted,
+            centre_px=self._project(camera, centres_w),
+            robot_px=self._project(camera, robot_w),
+            kind=np.array([KIND_NAMES.index(item.kind) for item in ITEMS], np.uint8),
+            **labels,
         )
 
     def _pose_robot(self, rng: np.random.Generator) -> None:
@@ -120,47 +131,34 @@ class SceneGenerator:
         mujoco.mj_forward(self.model, self.data)
         return self.data.site_xpos[self._world.robots[0].eef_site_id["right"], :2].copy()
 
-    def _scatter_objects(self, rng: np.random.Generator, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        count = rng.integers(1, NUM_OBJECTS + 1)
+    def _scatter_objects(self, rng: np.random.Generator, middle: np.ndarray) -> dict[str, np.ndarray]:
+        """Place some of the objects; labels of all of them, and which are `present`."""
         present = np.zeros(NUM_OBJECTS, bool)
-        present[rng.permutation(NUM_OBJECTS)[:count]] = True
-        albedo = np.zeros((NUM_OBJECTS, 3), np.float32)
+        present[rng.permutation(self._allowed)[: rng.integers(1, MOST_OBJECTS + 1)]] = True
+        albedo = np.tile(NO_ALBEDO, (NUM_OBJECTS, 1))
+        size_m, yaw_rad = np.zeros(NUM_OBJECTS, np.float32), np.full(NUM_OBJECTS, np.nan, np.float32)
+        lifted = np.zeros(NUM_OBJECTS, bool)
         spread_m = rng.uniform(0.06, 0.3)  # from tight clutter to the whole table
-        for i, kind in enumerate(KINDS):
-            address = self._joints[i]
+        for i, (item, address) in enumerate(zip(ITEMS, self._joints, strict=True)):
             if not present[i]:
                 self.data.qpos[address : address + 3] = HIDDEN
                 continue
-            half_m = np.exp(rng.uniform(np.log(0.005), np.log(0.035), 3))  # 1 cm to 7 cm across
-            if kind == "box" and rng.random() < 0.5:
-                half_m[:] = half_m[0]
-            self._resize(i, kind, half_m)
-            albedo[i] = colorsys.hsv_to_rgb(rng.random(), rng.beta(2, 1), rng.uniform(0.15, 1.0))
-            for geom in self._geoms[i]:
-                self.model.geom_rgba[geom] = [*albedo[i], 1.0]
+            look = dress(item, self.model, self._geoms[i], self._bottom_m[i], self._materials, rng, self.held_out)
+            albedo[i], size_m[i], lifted[i] = look.albedo, look.size_m, rng.random() < 0.15
             place = np.clip(middle + rng.uniform(-spread_m, spread_m, 2), -0.36, 0.36)
-            height_m = half_m[2] if kind in ("box",) else half_m[1] if kind == "cylinder" else half_m[0]
-            lifted = rng.random() < 0.15
-            z_m = TABLE_HEIGHT_M + height_m + (rng.uniform(0.0, 0.25) if lifted else 0.0)
-            yaw_rad = np.nan if lifted else rng.uniform(-np.pi, np.pi)
-            quat = rng.normal(size=4) if lifted else _yaw_quat(yaw_rad)
-            self._lifted[i], self._size_m[i] = lifted, _longest_m(kind, half_m)
-            self._yaw_rad[i] = yaw_rad if kind == "box" else np.nan
+            z_m = TABLE_HEIGHT_M + look.half_height_m + (rng.uniform(0.02, 0.25) if lifted[i] else 0.0)
+            turn_rad = rng.uniform(-np.pi, np.pi)
+            quat = rng.normal(size=4) if lifted[i] else _yaw_quat(turn_rad)
+            if item.kind == "box" and not lifted[i]:
+                yaw_rad[i] = turn_rad
             self.data.qpos[address : address + 3] = [*place, z_m]
             self.data.qpos[address + 3 : address + 7] = quat / np.linalg.norm(quat)
-        return albedo, present
-
-    def _resize(self, index: int, kind: str, half_m: np.ndarray) -> None:
-        size = {"box": half_m, "cylinder": [half_m[0], half_m[1], 0], "ball": [half_m[0], 0, 0]}.get(
-            kind, [half_m[0], half_m[1], 0]
-        )
-        for geom in self._geoms[index]:
-            self.model.geom_size[geom] = size
+        return {"present": present, "albedo": albedo, "size_m": size_m, "yaw_rad": yaw_rad, "lifted": lifted}
 
     def _paint_room(self, rng: np.random.Generator) -> None:
         for geom, keep in [(self._table_geom, 0.3), *((g, 0.5) for g in self._background_geoms)]:
             textured = rng.random() < keep
-            self.model.geom_matid[geom] = rng.integers(self.model.nmat) if textured else -1
+            self.model.geom_matid[geom] = rng.choice(self._materials) if textured else -1
             value = rng.uniform(0.55, 1.0) if textured or rng.random() < 0.4 else rng.uniform(0.05, 1.0)
             self.model.geom_rgba[geom, :3] = colorsys.hsv_to_rgb(rng.random(), rng.beta(1, 3), value)
 
@@ -168,6 +166,8 @@ class SceneGenerator:
         self.model.light_dir[0] = [rng.uniform(-1, 1), rng.uniform(-1, 1), -1.0]
         self.model.light_diffuse[0] = rng.uniform(0.2, 1.0) * rng.uniform(0.85, 1.0, 3)
         self.model.light_specular[0] = rng.uniform(0.0, 0.5)
+        self.model.mat_specular[:] = rng.uniform(0.0, 0.8)
+        self.model.mat_shininess[:] = rng.uniform(0.0, 1.0)
         self.model.vis.headlight.ambient[:] = rng.uniform(0.15, 0.5)
         self.model.vis.headlight.diffuse[:] = rng.uniform(0.2, 0.7)
 
@@ -192,33 +192,28 @@ class SceneGenerator:
         self.model.cam_fovy[index] = rng.uniform(35, 60)
         return CAMERA
 
-    def _project(self, camera: str, present: np.ndarray) -> np.ndarray:
+    def _project(self, camera: str, points_w: np.ndarray) -> Float32[np.ndarray, "m 2"]:
+        """Pixels (x right, y down) of points in the world (m); NaN for NaN and for what lies behind the camera."""
         index = self.model.camera(camera).id
         focal_px = 0.5 * self.frame_px / np.tan(0.5 * np.radians(self.model.cam_fovy[index]))
         rotation = self.data.cam_xmat[index].reshape(3, 3)
-        centres = np.full((NUM_OBJECTS, 2), np.nan, np.float32)
-        for i in np.flatnonzero(present):
-            body = self.model.body(f"object{i}_main").id
-            x, y, z = rotation.T @ (self.data.xpos[body] - self.data.cam_xpos[index])  # camera looks along -z, y up
-            if z < -0.01:
-                centres[i] = [0.5 * self.frame_px - focal_px * x / z, 0.5 * self.frame_px + focal_px * y / z]
-        return centres
+        x, y, z = ((points_w - self.data.cam_xpos[index]) @ rotation).T  # the camera looks along -z, y up
+        with np.errstate(invalid="ignore"):
+            z = np.where(z < -0.01, z, np.nan)
+        pixels = 0.5 * self.frame_px + focal_px * np.stack([-x / z, y / z], axis=1)
+        return pixels.astype(np.float32)
+
+
+def _main_body(model: mujoco.MjModel, name: str) -> int:
+    """The body that the object's free joint moves."""
+    [body] = [b for b in range(model.nbody) if model.body(b).name.startswith(f"{name}_") and model.body_jntnum[b] == 1]
+    return body
 
 
 def _geoms_of(model: mujoco.MjModel, prefix: str) -> list[int]:
     """Ids of all geoms whose body or own name starts with `prefix`."""
     owner = [model.body(model.geom_bodyid[g]).name for g in range(model.ngeom)]
     return [g for g in range(model.ngeom) if owner[g].startswith(prefix) or model.geom(g).name.startswith(prefix)]
-
-
-def _longest_m(kind: str, half_m: np.ndarray) -> float:
-    """Longest extent: the edge of a box, diameter or length of a round body."""
-    if kind == "box":
-        return 2 * float(half_m.max())
-    if kind == "ball":
-        return 2 * float(half_m[0])
-    length_m = 2 * float(half_m[1]) + (2 * float(half_m[0]) if kind == "capsule" else 0.0)
-    return max(2 * float(half_m[0]), length_m)
 
 
 def _yaw_quat(yaw_rad: float) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Dense pre-training of the embedded encoders on what the simulator knows for free.
 
 Every token predicts, for 4 x 4 cells of its patch: what is there (background, table, robot, object), the offset to
-the object's centre, the object's colour before light, and depth. The head is linear and thrown away, so position,
-extent and colour have to stand in the tokens. Objects win a cell that they share: a 1 cm cube is one or two pixels.
+the object's centre (on the robot: to its grip site), the object's colour before light, and depth. The head is linear
+and thrown away, so position, extent and colour have to stand in the tokens. Objects win a cell that they share: a 1 cm
+cube is one or two pixels.
 
 Crops are the whole frame, its four quadrants and random squares, so that S2's tiles are not out of distribution.
 
@@ -11,6 +12,7 @@ Dims: b batch, n tokens (g x g), k cells (4 per token and axis), s crop side (px
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,13 +26,17 @@ from s2robot.pipeline.frames import FrameSet
 
 CELLS = 4  # per token and axis
 CLASSES = 4  # background, table, robot, object
+ROBOT = 2
+NEAREST_M = 0.05  # closer than that the logarithm would care for little else
 OUTPUTS = CLASSES + 2 + 3 + 1  # + centre offset, albedo, log depth
 FIRST_OBJECT = 3
 
 
 @dataclass(frozen=True)
 class DenseBatch:
-    """Images in [-1, 1] and cell targets. `offset` is in cells (x right, y down), `albedo` in [0, 1]."""
+    """Images in [-1, 1] and cell targets. `offset` is in cells (x right, y down), `albedo` in [0, 1]; both are NaN
+    where there is none: on the table, before a texture.
+    """
 
     images: Float[Tensor, "b 3 s s"]
     label: Int64[Tensor, "b k k"]
@@ -65,16 +71,21 @@ class DensePretrainer(nn.Module):
         with torch.autocast(batch.images.device.type, dtype=torch.bfloat16):
             cells = self(batch.images)
         logits, offset, albedo, log_depth = cells.float().split([CLASSES, 2, 3, 1], dim=-1)
-        on_object = (batch.label == FIRST_OBJECT).unsqueeze(-1).float()
-        count = on_object.sum().clamp(min=1.0)
         weight = torch.tensor([1.0, 1.0, 1.5, 6.0], device=logits.device)  # objects fill about 2 % of the cells
         parts = {
             "class": F.cross_entropy(logits.flatten(0, 2), batch.label.flatten(), weight=weight),
-            "offset": (F.smooth_l1_loss(offset, batch.offset, reduction="none") * on_object).sum() / count / 2,
-            "albedo": 4.0 * (F.l1_loss(albedo, batch.albedo, reduction="none") * on_object).sum() / count / 3,
+            "offset": _mean_where_known(F.smooth_l1_loss, offset, batch.offset),
+            "albedo": 4.0 * _mean_where_known(F.l1_loss, albedo, batch.albedo),
             "depth": F.smooth_l1_loss(log_depth.squeeze(-1), batch.log_depth),
         }
         return torch.stack(list(parts.values())).sum(), {k: v.detach() for k, v in parts.items()}
+
+
+def _mean_where_known(loss: Callable[..., Tensor], guess: Tensor, target: Tensor) -> Tensor:
+    """Mean of `loss` over the entries of `target` that are not NaN; 0 where all are."""
+    known = ~target.isnan()
+    errors = loss(guess, target.nan_to_num(), reduction="none") * known
+    return errors.sum() / known.sum().clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -111,14 +122,17 @@ class CropSampler:
             0, 0
         ].long()  # the highest code wins: objects over robot over table
         depth = torch.from_numpy(self.frames.get("depth_m", index)[window].astype(np.float32))
-        log_depth = F.adaptive_avg_pool2d(depth[None, None], k)[0, 0].log()
-        which = (cells - FIRST_OBJECT).clamp(min=0)
-        centre = torch.from_numpy(np.nan_to_num(self.frames.get("centre_px", index)))
-        centre_cells = (centre - torch.tensor([x0, y0])) * (k / side)
+        log_depth = F.adaptive_avg_pool2d(depth[None, None], k)[0, 0].clamp(min=NEAREST_M).log()
+        which = (cells - ROBOT).clamp(min=0)  # 0 the robot, 1 + i object i
+        centre = np.concatenate([self.frames.get("robot_px", index)[-1:], self.frames.get("centre_px", index)])
+        centre_cells = (torch.from_numpy(centre) - torch.tensor([x0, y0])) * (k / side)
         grid = torch.arange(k) + 0.5
         own = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=-1)
         offset = (centre_cells[which] - own).clamp(-8, 8)
-        albedo = torch.from_numpy(self.frames.get("albedo", index).copy())[which]
+        offset[cells < ROBOT] = torch.nan
+        no_albedo = np.full((1, 3), np.nan, np.float32)  # of the robot
+        albedo = torch.from_numpy(np.concatenate([no_albedo, self.frames.get("albedo", index)]))[which]
+        albedo[cells < FIRST_OBJECT] = torch.nan
         label = cells.clamp(max=FIRST_OBJECT)
         if rng.random() < 0.5:
             image, label, log_depth = image.flip(-1), label.flip(-1), log_depth.flip(-1)

@@ -19,7 +19,7 @@ from s2robot.progress import progress
 from s2robot.storage import fingerprint, read_json, write_atomic, write_json
 
 SHARD_FRAMES = 250
-KEYS = ("rgb", "code", "depth_m", "centre_px", "albedo")
+KEYS = ("rgb", "code", "depth_m", "centre_px", "robot_px", "albedo")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,14 @@ def generate_frames(folder: Path, frames: int, first_seed: int, frame_px: int = 
             f"frames={frames}: give a multiple of the shard size {SHARD_FRAMES}, at least two of them, since the last "
             "shard is held out"
         )
-    recipe = {"first_seed": first_seed, "frame_px": frame_px, "shard_frames": SHARD_FRAMES}
+    from s2robot.envs.random_scenes import GENERATOR_VERSION
+
+    recipe = {
+        "generator": GENERATOR_VERSION,
+        "first_seed": first_seed,
+        "frame_px": frame_px,
+        "shard_frames": SHARD_FRAMES,
+    }
     if (folder / "frames.json").exists() and read_json(folder / "frames.json") != recipe:
         raise S2RobotError(f"{folder} holds frames of another recipe; give another folder or delete it")
     write_json(folder / "frames.json", recipe)

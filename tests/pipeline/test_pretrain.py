@@ -11,21 +11,26 @@ import pytest
 import torch
 
 from s2robot.encoders import load_encoder
+from s2robot.envs.random_scenes import GENERATOR_VERSION
 from s2robot.errors import S2RobotError
 from s2robot.pipeline import pretrain as pretrain_module
-from s2robot.pipeline.dense import CELLS, FIRST_OBJECT, CropSampler, DenseBatch
+from s2robot.pipeline.dense import CELLS, FIRST_OBJECT, ROBOT, CropSampler, DenseBatch, _mean_where_known
 from s2robot.pipeline.frames import KEYS, SHARD_FRAMES, FrameSet, generate_frames
 from s2robot.pipeline.pretrain import PretrainConfig, pretrain
 from s2robot.storage import write_json
 
 PX, OBJECTS = 64, 2
+GRIP_PX = (20.0, 60.0)
 DEATH = "killed by the test"
 
 
 def write_frames(folder: Path, shards: int = 2) -> None:
-    """Frames of one 8 px object each, at a place, with a colour and a depth that the arrays state."""
+    """Frames of one 8 px object each, at a place, with a colour and a depth that the arrays state, and a robot that
+    fills the lowest 8 rows. Object 1 is textured: it has no one colour.
+    """
     folder.mkdir(parents=True)
-    write_json(folder / "frames.json", {"first_seed": 1_000_000, "frame_px": PX, "shard_frames": SHARD_FRAMES})
+    recipe = {"generator": GENERATOR_VERSION, "first_seed": 1_000_000, "frame_px": PX, "shard_frames": SHARD_FRAMES}
+    write_json(folder / "frames.json", recipe)
     rng = np.random.default_rng(0)
     for shard in range(shards):
         arrays: dict[str, np.ndarray] = {
@@ -33,14 +38,18 @@ def write_frames(folder: Path, shards: int = 2) -> None:
             "code": np.ones((SHARD_FRAMES, PX, PX), np.uint8),
             "depth_m": np.full((SHARD_FRAMES, PX, PX), 1.0, np.float16),
             "centre_px": np.full((SHARD_FRAMES, OBJECTS, 2), np.nan, np.float32),
+            "robot_px": np.full((SHARD_FRAMES, 2, 2), GRIP_PX, np.float32),
             "albedo": rng.random((SHARD_FRAMES, OBJECTS, 3)).astype(np.float32),
         }
+        arrays["code"][:, -8:] = ROBOT
+        colour = arrays["albedo"].copy()
+        arrays["albedo"][:, 1] = np.nan
         for i in range(SHARD_FRAMES):
             x, y = rng.integers(0, PX - 8, 2)
             which = int(rng.integers(OBJECTS))
             window = (i, slice(y, y + 8), slice(x, x + 8))
             arrays["code"][window] = FIRST_OBJECT + which
-            arrays["rgb"][window] = (255 * arrays["albedo"][i, which]).astype(np.uint8)
+            arrays["rgb"][window] = (255 * colour[i, which]).astype(np.uint8)
             arrays["depth_m"][window] = 0.5
             arrays["centre_px"][i, which] = (x + 4, y + 4)
         for key in KEYS:
@@ -81,10 +90,38 @@ def test_every_object_cell_points_at_its_objects_centre_and_knows_its_colour(fra
         centres = (own + offset)[on]
         assert (centres - centres[0]).abs().max() < 1e-3, "all cells of an object name one centre, also when flipped"
         assert (centres[0] - own[on].mean(0)).abs().max() < 1.0
+        assert albedo[~on].isnan().all()
+        if albedo[on].isnan().all():
+            continue  # textured
         assert torch.equal(albedo[on], albedo[on][:1].expand_as(albedo[on]))
         colour = image[:, on.repeat_interleave(32 // k, 0).repeat_interleave(32 // k, 1)].mean(1)
         assert torch.corrcoef(torch.stack([colour, albedo[on][0]]))[0, 1] > 0.5 or albedo[on][0].std() < 0.1
     assert seen > 5
+
+
+def test_robot_cells_point_at_the_grip_site_and_the_table_at_nothing(frames: Path) -> None:
+    batch = samples(frames, 32)
+    own = torch.stack(torch.meshgrid(torch.arange(8) + 0.5, torch.arange(8) + 0.5, indexing="xy"), dim=-1)
+    grip = torch.tensor(GRIP_PX) * 8 / PX
+    seen = 0
+    for label, offset in zip(batch.label, batch.offset, strict=True):
+        assert offset[label < ROBOT].isnan().all()
+        named = (own + offset)[label == ROBOT]
+        if len(named) and offset[label == ROBOT].abs().max() < 8:  # not clamped
+            assert (named - named[0]).abs().max() < 1e-3
+            mirrored = torch.tensor([8 - grip[0], grip[1]])
+            seen += bool(min((named - grip).abs().max(), (named - mirrored).abs().max()) < 1e-3)
+    assert seen > 3, "whole frames name the grip site itself"
+
+
+def test_what_is_not_known_teaches_nothing() -> None:
+    guess = torch.zeros(4, requires_grad=True)
+    target = torch.tensor([2.0, torch.nan, torch.nan, 4.0])
+    loss = _mean_where_known(torch.nn.functional.l1_loss, guess, target)
+    [gradient] = torch.autograd.grad(loss, guess)
+    assert loss.item() == 3
+    assert gradient.tolist() == [-0.5, 0, 0, -0.5]
+    assert _mean_where_known(torch.nn.functional.l1_loss, guess, torch.full((4,), torch.nan)).item() == 0
 
 
 def test_depth_is_nearer_where_the_object_is(frames: Path) -> None:

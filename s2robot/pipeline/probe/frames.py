@@ -132,7 +132,7 @@ def _scene_frame(recipe: FrameRecipe, index: int) -> dict[str, np.ndarray]:
     from s2robot.envs.random_scenes import SceneGenerator
 
     if SCENES not in _WORLDS:
-        _WORLDS[SCENES] = SceneGenerator(recipe.frame_px)
+        _WORLDS[SCENES] = SceneGenerator(recipe.frame_px, held_out=True)
     scene = _WORLDS[SCENES].scene(FIRST_SCENE + index)
     keys = ("rgb", "code", "depth_m", "centre_px", "kind", "size_m", "yaw_rad", "lifted")
     return {key: getattr(scene, key) for key in keys}
