@@ -13,11 +13,12 @@ def run(config: Any, verb: str) -> int | None:
     from omegaconf import OmegaConf
 
     from s2robot.encoders.backbone import resolve_device
-    from s2robot.pipeline.pretrain import PretrainConfig, pretrain
+    from s2robot.pipeline.pretrain.run import PretrainConfig, pretrain
 
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    device, model = plain.pop("device"), plain.pop("model")
+    device, model, objective = plain.pop("device"), plain.pop("model"), plain.pop("objective")
     model.pop("name")
-    folder = pretrain(PretrainConfig(**model, **plain), str(resolve_device(device)))
+    plain["scales"] = tuple(plain["scales"])
+    folder = pretrain(PretrainConfig(**model, **objective, **plain), str(resolve_device(device)))
     print(f"weights in {folder}; use them with encoder=hf encoder.path={folder}")
     return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ import torch
 from s2robot.encoders import load_encoder
 from s2robot.envs.random_scenes import GENERATOR_VERSION
 from s2robot.errors import S2RobotError
-from s2robot.pipeline import pretrain as pretrain_module
-from s2robot.pipeline.dense import CELLS, FIRST_OBJECT, ROBOT, CropSampler, DenseBatch, _mean_where_known
-from s2robot.pipeline.frames import KEYS, SHARD_FRAMES, FrameSet, generate_frames
-from s2robot.pipeline.pretrain import PretrainConfig, pretrain
+from s2robot.pipeline.fit import Schedule, TrainState, fit
+from s2robot.pipeline.pretrain import run as pretrain_module
+from s2robot.pipeline.pretrain.crops import CELLS, FIRST_OBJECT, ROBOT, CropBatch, CropSampler
+from s2robot.pipeline.pretrain.dense import mean_where_known
+from s2robot.pipeline.pretrain.frames import KEYS, SHARD_FRAMES, FrameSet, generate_frames
+from s2robot.pipeline.pretrain.mae import MaskedReconstruction, _patches, _visible_tokens
+from s2robot.pipeline.pretrain.run import PretrainConfig, Pretrainer, build_vit, pretrain
 from s2robot.storage import write_json
 
 PX, OBJECTS = 64, 2
@@ -67,13 +72,14 @@ def config(frames: Path, out: Path, **changes: Any) -> PretrainConfig:
     plain: dict[str, Any] = {
         "out": str(out), "frames_dir": str(frames), "frames": 2 * SHARD_FRAMES, "first_seed": 1_000_000,
         "frame_px": PX, "hidden_size": 32, "heads": 2, "layers": 1, "tile_px": 32, "batch_size": 4, "steps": 6,
+        "dense": 1.0, "mae": 0.0, "scales": (1,),
         "warmup": 1, "lr": 1e-3, "weight_decay": 0.05, "seed": 0, "save_every": 2, "workers": 0, "threads": 1,
     }  # fmt: skip
     return PretrainConfig(**{**plain, **changes})
 
 
-def samples(frames: Path, tile_px: int, count: int = 60) -> DenseBatch:
-    return CropSampler(FrameSet(frames, 2 * SHARD_FRAMES), count, tile_px, 16, seed=3)(0)
+def samples(frames: Path, tile_px: int, count: int = 60) -> CropBatch:
+    return CropSampler(FrameSet(frames, 2 * SHARD_FRAMES), count, tile_px, CELLS * tile_px // 16, seed=3)(0)
 
 
 def test_every_object_cell_points_at_its_objects_centre_and_knows_its_colour(frames: Path) -> None:
@@ -117,11 +123,11 @@ def test_robot_cells_point_at_the_grip_site_and_the_table_at_nothing(frames: Pat
 def test_what_is_not_known_teaches_nothing() -> None:
     guess = torch.zeros(4, requires_grad=True)
     target = torch.tensor([2.0, torch.nan, torch.nan, 4.0])
-    loss = _mean_where_known(torch.nn.functional.l1_loss, guess, target)
+    loss = mean_where_known(torch.nn.functional.l1_loss, guess, target)
     [gradient] = torch.autograd.grad(loss, guess)
     assert loss.item() == 3
     assert gradient.tolist() == [-0.5, 0, 0, -0.5]
-    assert _mean_where_known(torch.nn.functional.l1_loss, guess, torch.full((4,), torch.nan)).item() == 0
+    assert mean_where_known(torch.nn.functional.l1_loss, guess, torch.full((4,), torch.nan)).item() == 0
 
 
 def test_depth_is_nearer_where_the_object_is(frames: Path) -> None:
@@ -155,6 +161,81 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     steps = [json.loads(line)["step"] for line in (tmp_path / "part" / "val.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"dense": 0.0, "mae": 1.0}, {"dense": 1.0, "mae": 1.0}, {"scales": (1, 2)}],
+    ids=["mae", "dense and mae", "two scales"],
+)
+def test_every_objective_learns(frames: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    pretrain(config(frames, tmp_path, steps=60, batch_size=16, warmup=5, save_every=10, lr=3e-3, **changes))
+    curve = [json.loads(line) for line in (tmp_path / "val.jsonl").read_text().splitlines()]
+    expected = {"class", "offset", "albedo", "depth"} if changes.get("dense", 1) else set()
+    assert set(curve[0]) == {"step"} | expected | ({"mae"} if changes.get("mae") else set())
+    for term in set(curve[0]) - {"step"}:
+        assert curve[-1][term] < curve[0][term], term
+    assert (tmp_path / "loss.png").stat().st_size > 5_000
+
+
+def test_the_masked_encoder_sees_the_kept_patches_alone(frames: Path, tmp_path: Path) -> None:
+    backbone = build_vit(config(frames, tmp_path, tile_px=64)).eval()
+    images = torch.rand(2, 3, 64, 64)
+    kept = torch.tensor([[0, 5, 15], [3, 4, 9]])
+    before = _visible_tokens(backbone, images, kept)
+    assert before.shape == (2, 3, 32)
+    torch.testing.assert_close(_patches(images)[1, 4].view(3, 16, 16), images[1, :, 16:32, :16])
+    spoilt = images.clone()
+    spoilt[0, :, :16, 16:32] = 9  # patch 1 of the first image is hidden
+    torch.testing.assert_close(_visible_tokens(backbone, spoilt, kept), before)
+    spoilt[0, :, :16, :16] = 9  # patch 0 is not
+    assert (_visible_tokens(backbone, spoilt, kept) - before)[0].abs().max() > 0.01
+    head = MaskedReconstruction(backbone)
+    with torch.no_grad():
+        head.hidden.fill_(7.0)
+        head.place.zero_()
+    filled = head._with_hidden(before, kept)
+    torch.testing.assert_close(filled[0, 5], head.embed(before)[0, 1])
+    assert (filled[0, 1] == 7).all()
+
+
+def test_two_processes_average_the_gradients_of_their_halves(frames: Path, tmp_path: Path) -> None:
+    keys = ["model.tile_px=32", "model.hidden_size=32", "model.heads=2", "model.layers=1", f"frames={2 * SHARD_FRAMES}"]
+    keys += [f"frames_dir={frames}", f"frame_px={PX}", "batch_size=16", "steps=10", "save_every=10", "warmup=2"]
+    keys += ["lr=1e-3", "workers=0", "threads=1", "device=cpu", f"out={tmp_path}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, "-m", "s2robot.cli.main", "pretrain", *keys]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    alone = config(frames, tmp_path, batch_size=16, steps=10, warmup=2)
+    torch.manual_seed(alone.seed)
+    module = Pretrainer(build_vit(alone), alone)
+    state = TrainState.create(module, Schedule(alone.lr, 10, 2), seed=alone.seed, weight_decay=alone.weight_decay)
+    train, _ = FrameSet(frames, 2 * SHARD_FRAMES).split(last=SHARD_FRAMES)
+    halves = [CropSampler(train, 16, 32, CELLS * 2, alone.seed, rank, 2) for rank in range(2)]
+    for _ in fit(lambda step: (module(halves[0](step))[0] + module(halves[1](step))[0]) / 2, lambda step: step, state):
+        pass
+    two = load_encoder("hf", path=str(tmp_path / "weights"), sizes=[32], device="cpu", dtype="float32").backbone.model
+    for name, weight in module.backbone.state_dict().items():
+        torch.testing.assert_close(two.model.state_dict()[name], weight, atol=2e-3, rtol=0)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "val.jsonl").read_text().splitlines()]
+    assert steps == [10], "one process writes"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tile_px": 40}, "tile_px=40 must divide by the patch"),
+        ({"dense": 0.0}, "weights of 0 or more, one of them above 0"),
+        ({"scales": (2, 1)}, r"scales=\[2, 1\]; ascending multiples"),
+        ({"dense": 0.0, "mae": 1.0, "scales": (1, 2)}, "need the dense objective"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_one_line(
+    frames: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(S2RobotError, match=message):
+        config(frames, tmp_path, **changes)
 
 
 def test_the_result_is_an_encoder_that_loads(frames: Path, tmp_path: Path) -> None:
