@@ -15,7 +15,7 @@ from s2robot.pipeline.probe import frames as frames_module
 from s2robot.pipeline.probe import run as run_module
 from s2robot.pipeline.probe.frames import FrameRecipe, draw_frames, load_labels, load_rgb
 from s2robot.pipeline.probe.heads import CELLS, DenseHead, Training, ridge, sample_at
-from s2robot.pipeline.probe.probes import PROBES, Tokens, _balanced, _mean_iou, visible
+from s2robot.pipeline.probe.probes import PROBES, Tokens, _balanced, _mean_balanced, _mean_iou, visible
 from s2robot.pipeline.probe.reconstruct import frame_errors, reconstruct
 from s2robot.pipeline.probe.run import Row, bootstrap
 from s2robot.pipeline.probe.table import correlate
@@ -50,6 +50,25 @@ def test_both_heads_find_the_object_that_the_goal_names_and_nothing_in_noise():
     blind = {head: value("position", head, f) for head, f in PROBES["position"].heads(data, shuffled, QUICK)}
     constant = 1000 * np.linalg.norm(shuffled["goal_xy_m"][-HELD_OUT:], axis=-1).mean()
     assert min(blind.values()) > 0.9 * constant
+
+
+def test_presence_is_asked_per_kind():
+    rng = np.random.default_rng(2)
+    shown = rng.random((FRAMES, 2)) < [0.5, 0.1]
+    tokens = torch.from_numpy(rng.normal(size=(FRAMES, 49, 4))).half()
+    code = np.zeros((FRAMES, 14, 14), np.uint8)
+    for frame in range(FRAMES):
+        for i in np.flatnonzero(shown[frame]):
+            cell = int(rng.integers(1, 3))
+            code[frame, 4 * i : 4 * i + 4, 4 * cell : 4 * cell + 4] = 3 + i
+            tokens[frame, 7 * (2 * i) + 2 * cell, i] += 9
+    centre = np.full((FRAMES, 2, 2), 7.0, np.float32)
+    labels = {"kind": np.tile([1, 0], (FRAMES, 1)).astype(np.uint8), "code": code, "centre_px": centre}
+    data = Tokens(tokens, (7, 7), HELD_OUT)
+    found = {head: value("presence", head, f) for head, f in PROBES["presence"].heads(data, labels, QUICK)}
+    assert found["small"] > 90
+    counts = dict(PROBES["presence"].heads(data, labels, Training(steps=1)))["ridge"].sum(0)
+    np.testing.assert_array_equal(counts[:, 2:].sum(1), shown[-HELD_OUT:, ::-1].sum(0), "kind 0 is object 1")
 
 
 def test_statistics_come_from_training_frames_alone():
@@ -93,6 +112,8 @@ def test_scores_by_hand():
     assert _mean_iou(np.array([[8, 2], [0, 5]])) == pytest.approx(100 * (8 / 10 + 5 / 7) / 2)
     assert _mean_iou(np.array([[4, 0, 0], [0, 0, 0], [0, 0, 4]])) == 100  # what never appears does not count
     assert _balanced(np.array([90, 10, 5, 5])) == pytest.approx(70)
+    never, always, both = [9, 1, 0, 0], [0, 0, 2, 8], [3, 1, 1, 3]
+    assert _mean_balanced(np.array([never, always, both])) == pytest.approx(75)
 
 
 def test_an_interval_covers_the_mean_nineteen_times_in_twenty():

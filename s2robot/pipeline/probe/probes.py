@@ -82,12 +82,9 @@ def _mean(scale: float = 1.0) -> Callable[[np.ndarray], float]:
     return lambda total: scale * float(total[0] / max(total[1], 1))
 
 
-def _per_frame(errors: Tensor, frame: Tensor, frames: int) -> np.ndarray:
-    """(v, 2): sum and count of each frame's errors."""
-    totals = torch.zeros(frames, 2, dtype=torch.float64)
-    totals[:, 0].index_add_(0, frame, errors.double())
-    totals[:, 1].index_add_(0, frame, torch.ones_like(errors, dtype=torch.float64))
-    return totals.numpy()
+def _sum_and_count(errors: Float[Tensor, "v e"]) -> np.ndarray:
+    """(v, 2) of errors that every frame has as many of."""
+    return torch.stack([errors.sum(1), torch.full((len(errors),), float(errors.shape[1]))], dim=1).double().numpy()
 
 
 # The whole grid, a frame at a time.
@@ -96,32 +93,45 @@ def _per_frame(errors: Tensor, frame: Tensor, frames: int) -> np.ndarray:
 def position(data: Tokens, labels: Mapping[str, np.ndarray], training: Training) -> Iterator[Frames]:
     """Distance (mm) of the predicted from the true place on the table of the object that the goal names."""
     places = torch.from_numpy(labels["goal_xy_m"]).float() * 10  # decimetres: about unit scale
-    yield from _grid_scores(data, places, training, lambda error: 100 * error.norm(dim=-1))
+    for name, guess in _grid(data, places, training):
+        yield name, _sum_and_count(100 * (guess - places[-data.held_out :]).norm(dim=-1))
 
 
 def joints(data: Tokens, labels: Mapping[str, np.ndarray], training: Training) -> Iterator[Frames]:
     """Mean absolute error (degrees) over the arm's joint angles."""
-    angles = torch.from_numpy(labels["joints_rad"]).float().unsqueeze(1)
-    yield from _grid_scores(data, angles, training, lambda error: error.abs().mean(-1).rad2deg())
+    angles = torch.from_numpy(labels["joints_rad"]).float()
+    for name, guess in _grid(data, angles.unsqueeze(1), training):
+        yield name, _sum_and_count((guess[:, 0] - angles[-data.held_out :]).abs().rad2deg())
 
 
-def _grid_scores(
-    data: Tokens,
-    targets: Float[Tensor, "f m d"],
-    training: Training,
-    error: Callable[[Tensor], Tensor],
-) -> Iterator[Frames]:
-    """Ridge for all goals at once, and a small head that is told the goal."""
+def presence(data: Tokens, labels: Mapping[str, np.ndarray], training: Training) -> Iterator[Frames]:
+    """Balanced accuracy (%) of saying, for every kind of object, whether the frame shows one; the mean over kinds."""
+    kinds = F.one_hot(torch.from_numpy(labels["kind"]).long())
+    shown = (kinds * torch.from_numpy(visible(labels)).unsqueeze(-1)).amax(1)  # (f, kinds)
+    share = shown[: -data.held_out].float().mean(0)
+    for name, guess in _grid(data, shown.float().unsqueeze(1), training):
+        said = (guess[:, 0] > share).long()  # rare kinds seldom come near 1
+        yield name, F.one_hot(2 * shown[-data.held_out :] + said, 4).double().numpy()
+
+
+def _mean_balanced(total: np.ndarray) -> float:
+    """From counts per kind of (absent, present) x (said absent, said present), over kinds that are both at times."""
+    both = (total[:, :2].sum(1) > 0) & (total[:, 2:].sum(1) > 0)
+    return float(np.mean([_balanced(kind) for kind in total[both]]))
+
+
+def _grid(
+    data: Tokens, targets: Float[Tensor, "f m d"], training: Training
+) -> Iterator[tuple[str, Float[Tensor, "v m d"]]]:
+    """(head, guesses for the held-out frames): ridge for all goals at once, and a small head that is told the goal."""
     goals = targets.shape[1]
-    train, test = targets[: -data.held_out], targets[-data.held_out :]
-    frame = torch.arange(data.held_out).repeat_interleave(goals)
+    train = targets[: -data.held_out]
     mean, std = data.statistics()
 
     def flat(tokens: Tensor) -> Tensor:
         return ((tokens.float() - mean) / std).flatten(1)
 
-    guess = ridge(flat(data.train), train.flatten(1), flat(data.test)).view_as(test)
-    yield "ridge", _per_frame(error(guess - test).flatten(), frame, data.held_out)
+    yield "ridge", ridge(flat(data.train), train.flatten(1), flat(data.test)).view(-1, *targets.shape[1:])
     torch.manual_seed(training.seed)
     centre, spread = train.flatten(0, 1).mean(0), train.flatten(0, 1).std(0).clamp(min=1e-6)
     head = GridHead(data.grid, data.tokens.shape[-1], goals if goals > 1 else 0, targets.shape[-1])
@@ -138,8 +148,7 @@ def _grid_scores(
     def every_goal(tokens: Tensor) -> Tensor:
         return torch.stack([best(tokens, goal.expand(len(tokens), -1)) for goal in one_hot], dim=1)
 
-    errors = error(in_batches(every_goal, data.test) * spread + centre - test).flatten()
-    yield "small", _per_frame(errors, frame, data.held_out)
+    yield "small", in_batches(every_goal, data.test) * spread + centre
 
 
 # A value for every cell of the image.
@@ -178,9 +187,7 @@ def depth(data: Tokens, labels: Mapping[str, np.ndarray], training: Training) ->
         return F.smooth_l1_loss(guess, target[index], beta=0.1)
 
     for name, guess in _dense(data, 1, loss, training):
-        relative = ((guess - target[-data.held_out :]).exp() - 1).abs().flatten(1)
-        sums = torch.stack([relative.sum(1), torch.full((len(relative),), float(relative.shape[1]))], dim=1)
-        yield name, sums.double().numpy()
+        yield name, _sum_and_count(((guess - target[-data.held_out :]).exp() - 1).abs().flatten(1))
 
 
 def _dense(
@@ -202,13 +209,14 @@ def _dense(
 
 
 def kind(data: Tokens, labels: Mapping[str, np.ndarray], training: Training) -> Iterator[Frames]:
-    """Accuracy (%) of telling box, cylinder, ball and capsule apart."""
+    """Accuracy (%) of telling the kinds of objects apart."""
     target = torch.from_numpy(labels["kind"]).long()
 
     def right(guess: Tensor, true: Tensor) -> Tensor:
         return (guess.argmax(1) == true).float()
 
-    yield from _object_scores(data, labels, target, target >= 0, 4, F.cross_entropy, right, training)
+    kinds = int(target.max()) + 1
+    yield from _object_scores(data, labels, target, target >= 0, kinds, F.cross_entropy, right, training)
 
 
 def size(data: Tokens, labels: Mapping[str, np.ndarray], training: Training) -> Iterator[Frames]:
@@ -288,10 +296,9 @@ def _object_scores(
             errors = wrong(best(inputs[test]), true[test])
         rows = frame[test] - first
         if errors.ndim == 1:
-            yield name, _per_frame(errors, rows, data.held_out)
-        else:
-            totals = torch.zeros(data.held_out, errors.shape[1], dtype=torch.float64)
-            yield name, totals.index_add_(0, rows, errors.double()).numpy()
+            errors = torch.stack([errors, torch.ones_like(errors)], dim=1)
+        totals = torch.zeros(data.held_out, errors.shape[1], dtype=torch.float64)
+        yield name, totals.index_add_(0, rows, errors.double()).numpy()
 
 
 def visible(labels: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -310,6 +317,7 @@ PROBES = {
     for probe in (
         Probe("position", "mm", True, TASK, position, _mean()),
         Probe("joints", "deg", True, TASK, joints, _mean()),
+        Probe("presence", "balanced %", False, SCENES, presence, _mean_balanced),
         Probe("depth", "AbsRel %", True, SCENES, depth, _mean(100)),
         Probe("segmentation", "mIoU %", False, SCENES, segmentation, _mean_iou),
         Probe("kind", "accuracy %", False, SCENES, kind, _mean(100)),
