@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Bool, Float16, Float32, UInt8
 
 from s2robot.envs.renderer import LeanRenderer
-from s2robot.envs.scene_objects import HELD_OUT_KINDS, KIND_NAMES, NO_ALBEDO, dress, stock
+from s2robot.envs.scene_objects import HELD_OUT_KINDS, KIND_NAMES, NO_ALBEDO, draw_hue, dress, stock
 from s2robot.envs.world import TABLE_HEIGHT_M, TableWorld
 from s2robot.errors import S2RobotError
 
-GENERATOR_VERSION = 2  # raised whenever a seed would give another frame than before
+GENERATOR_VERSION = 3  # raised whenever a seed would give another frame than before
 FIRST_SEED = 1_000_000
 BACKGROUND, TABLE, ROBOT, FIRST_OBJECT = 0, 1, 2, 3
 ITEMS = stock()
@@ -66,7 +66,6 @@ class SceneGenerator:
 
     def __init__(self, frame_px: int = 224, held_out: bool = False) -> None:
         objects = [item.build() for item in ITEMS]
-        self._bottom_m = [-float(made.bottom_offset[2]) for made in objects]
         self._world = TableWorld(objects)
         self._world.reset()
         self.model: mujoco.MjModel = self._world.sim.model._model
@@ -143,7 +142,7 @@ class SceneGenerator:
             if not present[i]:
                 self.data.qpos[address : address + 3] = HIDDEN
                 continue
-            look = dress(item, self.model, self._geoms[i], self._bottom_m[i], self._materials, rng, self.held_out)
+            look = dress(item, self.model, self._geoms[i], self._materials, rng, self.held_out)
             albedo[i], size_m[i], lifted[i] = look.albedo, look.size_m, rng.random() < 0.15
             place = np.clip(middle + rng.uniform(-spread_m, spread_m, 2), -0.36, 0.36)
             z_m = TABLE_HEIGHT_M + look.half_height_m + (rng.uniform(0.02, 0.25) if lifted[i] else 0.0)
@@ -160,7 +159,8 @@ class SceneGenerator:
             textured = rng.random() < keep
             self.model.geom_matid[geom] = rng.choice(self._materials) if textured else -1
             value = rng.uniform(0.55, 1.0) if textured or rng.random() < 0.4 else rng.uniform(0.05, 1.0)
-            self.model.geom_rgba[geom, :3] = colorsys.hsv_to_rgb(rng.random(), rng.beta(1, 3), value)
+            hue = draw_hue(rng, held_out=False)
+            self.model.geom_rgba[geom, :3] = colorsys.hsv_to_rgb(hue, rng.beta(1, 3), value)
 
     def _light(self, rng: np.random.Generator) -> None:
         self.model.light_dir[0] = [rng.uniform(-1, 1), rng.uniform(-1, 1), -1.0]

@@ -1,8 +1,9 @@
 """The objects of random scenes: primitives of any size and colour, and robosuite's meshes, each with its labels.
 
-Some kinds and two bands of hue are held out: pre-training never sees them, the probes do.
+Some kinds are held out, and two bands of hue for what is painted (textures and meshes keep their own colours):
+pre-training does not see them, the probes do.
 
-Dims: none.
+Dims: v vertices.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from robosuite.models.objects import (
     BallObject,
     BottleObject,
@@ -98,15 +99,14 @@ def dress(
     item: Item,
     model: mujoco.MjModel,
     geoms: Sequence[int],
-    bottom_m: float,
     materials: Sequence[int],
     rng: np.random.Generator,
     held_out: bool,
 ) -> Look:
-    """Give the object a size and a surface. `bottom_m` is how far a mesh reaches below its centre."""
+    """Give the object a size and a surface; a mesh keeps its own."""
     if item.is_mesh:
-        extents = [2 * float(model.geom_aabb[geom, 3:].max()) for geom in geoms]
-        return Look(bottom_m, max(extents), NO_ALBEDO)
+        corners = np.concatenate([_vertices(model, geom) for geom in geoms])
+        return Look(-float(corners[:, 2].min()), float(np.ptp(corners, axis=0).max()), NO_ALBEDO)
     half_m = np.exp(rng.uniform(np.log(SMALLEST_M), np.log(LARGEST_M), 3))
     if item.kind == "box" and rng.random() < 0.5:
         half_m[:] = half_m[0]
@@ -119,6 +119,21 @@ def dress(
         model.geom_matid[geom] = material
     half_height_m, size_m = _extent_m(item.kind, half_m)
     return Look(half_height_m, size_m, rgb if material < 0 else NO_ALBEDO)
+
+
+def _vertices(model: mujoco.MjModel, geom: int) -> Float64[np.ndarray, "v 3"]:
+    """A mesh geom's vertices in the frame of its body (m); none for another geom.
+
+    robosuite's own `bottom_offset` is the height that it drops the object from, 1 to 3 cm too low.
+    """
+    mesh = int(model.geom_dataid[geom])
+    if model.geom_type[geom] != mujoco.mjtGeom.mjGEOM_MESH or mesh < 0:
+        return np.empty((0, 3))
+    first = model.mesh_vertadr[mesh]
+    turned = np.empty(9)
+    mujoco.mju_quat2Mat(turned, model.geom_quat[geom])
+    points = model.mesh_vert[first : first + model.mesh_vertnum[mesh]] @ turned.reshape(3, 3).T
+    return points + model.geom_pos[geom]
 
 
 def draw_hue(rng: np.random.Generator, held_out: bool) -> float:

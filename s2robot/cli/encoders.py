@@ -15,15 +15,17 @@ def run(config: Any, verb: str) -> int | None:
 
     from s2robot.encoders.load import encoder_names
     from s2robot.errors import unknown_name
-    from s2robot.pipeline.catalogue import Entry, matches, survey
+    from s2robot.pipeline.catalogue import Entry, matches, require_target, survey
     from s2robot.storage import write_json
 
     known = encoder_names()
-    names = list(config.names or known)
+    names = [config.names] if isinstance(config.names, str) else list(config.names or known)
     for name in [*names, *([config.match] if config.match else [])]:
         if name not in known:
             raise unknown_name("encoder", name, known)
     report: dict[str, Any] = {"encoders": []}
+    if config.match:
+        require_target(config.match)
     scales = f"{'GMAC 1':>8} {'(1, 2)':>8} {'(1, 2, 3)':>9}"
     print(f"{'name':18} {'sizes':9} {'params':>8} {scales} {'tokens':>6} {'ms, batch 1':>11}  {'dtype':9} licence")
     for entry in survey(names, config.device, config.latency):

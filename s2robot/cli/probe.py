@@ -13,6 +13,7 @@ def run(config: Any, verb: str) -> int | None:
     from dataclasses import fields
     from pathlib import Path
 
+    from s2robot.errors import S2RobotError
     from s2robot.pipeline.probe.probes import PROBES
     from s2robot.pipeline.probe.run import ProbeConfig, run_probes, run_reconstructions
     from s2robot.pipeline.probe.table import as_text, correlate, plot, reconstructions_as_text, to_json
@@ -22,6 +23,8 @@ def run(config: Any, verb: str) -> int | None:
     for key in ("encoders", "tasks", "probes"):
         settings[key] = tuple(settings[key] or (PROBES if key == "probes" else ()))
     report = read_json(Path(config.success)) if config.success else None
+    if report is not None and "tasks" not in report:
+        raise S2RobotError(f"success={config.success} is no report.json of `s2robot compare`: it has no tasks")
     probe = ProbeConfig(**settings)
     rows = run_probes(probe)
     out = Path(config.out)
@@ -36,6 +39,8 @@ def run(config: Any, verb: str) -> int | None:
         correlations = correlate(rows, report)
         write_json(out / "correlation.json", [vars(line) for line in correlations])
         print("\nrank correlation with success in rollouts (+1: the better probe wins), over encoders")
+        if not correlations:
+            print("none: no task's arms have the names of three of the probed encoders")
         for line in correlations:
             interval = "no interval" if line.ci95 is None else f"95 % {line.ci95[0]:+.2f} to {line.ci95[1]:+.2f}"
             print(f"{line.task}: {line.source} {line.probe} ({line.head}): {line.rho:+.2f}, n = {line.n}, {interval}")

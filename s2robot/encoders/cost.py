@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
+
+# What `shapes_alone` raises where control flow depends on values.
+READS_VALUES = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,25 @@ def count_gmac(module: Callable[..., Any], *inputs: Any) -> float:
     control flow reads values runs for real. Element-wise work (activations, norms, resizing) is not counted, as usual.
     """
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with shapes_alone() as mode:
             fakes = tree_map(lambda x: mode.from_tensor(x) if isinstance(x, torch.Tensor) else x, inputs)
             return _count(module, *fakes)
-    except (DataDependentOutputException, DynamicOutputShapeException):
+    except READS_VALUES:
         return _count(module, *inputs)
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[FakeTensorMode]:
+    """Operations inside give tensors of the right shape without computing them, or raise one of READS_VALUES.
+
+    Some models of transformers remember tensors from call to call (DINOv3 its patch coordinates) unless torch.compile
+    traces them: they must not remember these.
+    """
+    pytorch_utils = sys.modules.get("transformers.pytorch_utils")
+    with contextlib.ExitStack() as stack:
+        if pytorch_utils is not None:
+            stack.enter_context(mock.patch.object(pytorch_utils, "is_torchdynamo_compiling", return_value=True))
+        yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
 
 
 def _count(module: Callable[..., Any], *inputs: Any) -> float:

@@ -16,7 +16,9 @@ from s2robot.encoders.backbone import Backbone
 from s2robot.encoders.card import Card
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.encoders.hub import download
+from s2robot.encoders.state_file import first_line, read_state
 from s2robot.encoders.vision_model import (
+    CONFIG_ERRORS,
     VisionTokens,
     check_weights_kind,
     geometry,
@@ -33,8 +35,13 @@ EMBEDDED = "embedded:"
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 # Models of text and images: only the vision tower is built, its text weights are never read.
 VISION_TOWERS = {"clip", "siglip"}
-# Safe to read first; many older repositories have pickles alone.
-WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+# What transformers reads, safe formats first: one file, or shards with their index.
+WEIGHT_FILES = (
+    ("model.safetensors",),
+    ("model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("pytorch_model.bin",),
+    ("pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+)
 # Entries of config.json that say who wrote it, not what the model computes.
 NOT_ARCHITECTURE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"}
 
@@ -60,39 +67,44 @@ def huggingface_encoder(
 def huggingface_backbone(
     path: str, weights: Literal["pretrained", "random"] = "pretrained", seed: int = 0, card: Card | None = None
 ) -> Backbone:
-    """The vision model at `path`: a local folder, `embedded:NAME` for one in this package, or a hub id.
+    """The vision model at `path`: a local folder, `embedded:NAME` for one in this package, a hub id, or, where a `card`
+    says the rest, a file of weights.
 
     `weights="random"` initialises the architecture from `seed`; it needs config.json and preprocessor_config.json, or
     nothing where there is a `card`. A hub id is taken from the local cache, or downloaded where there is a network.
     Raises S2RobotError with what to place where when files are missing or there is no network, MismatchError when
     the folder is not what the card says, DamagedError when weights do not load or do not cover the model.
     """
-    layer = -1 if card is None else card.layer
-    if check_weights_kind(weights) == "random" and card is not None:
-        tokens = VisionTokens(random_model(model_config(card.model), seed), layer)
-        mean, std, architecture = card.mean, card.std, dict(card.model)
+    layer, files = -1 if card is None else card.layer, list[Path]()
+    if card is not None and (check_weights_kind(weights) == "random" or Path(path).expanduser().is_file()):
+        config, file = model_config(card.model), Path(path).expanduser()
+        if weights == "random":
+            model = random_model(config, seed)
+        else:
+            model, files = pretrained_model(config, file, read_state(file)), [file]
+        mean, std, architecture = tuple(card.mean), tuple(card.std), dict(card.model)
     else:
-        folder = find_folder(path, need_weights=weights == "pretrained")
+        folder = find_folder(path, need_weights=check_weights_kind(weights) == "pretrained")
         raw, (mean, std) = read_json(folder / "config.json"), _mean_std(folder)
         config = _vision_config(folder)
         if card is not None:
             card.require(config, mean, std, folder)
-        model = random_model(config, seed) if weights == "random" else pretrained_model(config, folder)
+        if weights == "random":
+            model = random_model(config, seed)
+        else:
+            model, files = pretrained_model(config, folder), _weight_files(folder)
         if model.main_input_name != "pixel_values":
             raise S2RobotError(
                 f"{path} is a {config.model_type!r}, not a vision model: its input is {model.main_input_name}"
             )
-        tokens = VisionTokens(model, layer)
         architecture = {key: value for key, value in raw.items() if key not in NOT_ARCHITECTURE}
+    tokens = VisionTokens(model, layer)
     side, patch, prefix_tokens = geometry(tokens)
     if layer != -1:
         architecture["layer"] = layer
-    name = path.removeprefix(EMBEDDED)
-    origin = {"licence": "" if card is None else card.licence, "files": {}}
-    if weights == "random":
-        name = f"{name}-random{seed}"
-    else:
-        origin["files"] = {file.name: sha256_file(file) for file in _weight_files(folder)}
+    name = path.removeprefix(EMBEDDED) + (f"-random{seed}" if weights == "random" else "")
+    licence = "" if card is None else card.licence
+    origin = {"licence": licence, "files": {file.name: sha256_file(file) for file in files}}
     return Backbone(tokens, name, patch, prefix_tokens, mean, std, side, architecture, origin)
 
 
@@ -121,14 +133,21 @@ def find_folder(path: str, need_weights: bool = True) -> Path:
 
 def _weight_files(folder: Path) -> list[Path]:
     """The files of the first kind of weights that is there."""
-    return next((files for pattern in WEIGHT_FILES if (files := sorted(folder.glob(pattern)))), [])
+    for patterns in WEIGHT_FILES:
+        found = [sorted(folder.glob(pattern)) for pattern in patterns]
+        if all(found):
+            return [file for files in found for file in files]
+    return []
 
 
 def _from_hub(path: str, need_weights: bool) -> Path:
     settings = ["config.json", "preprocessor_config.json"]
-    folder = download(path, [*settings, "model*.safetensors"] if need_weights else settings)
-    if need_weights and not _weight_files(folder):
-        folder = download(path, [*settings, WEIGHT_FILES[1]])
+    kinds = WEIGHT_FILES if need_weights else ((),)
+    for safe in (True, False):
+        wanted = [pattern for kind in kinds for pattern in kind if pattern.startswith("model") == safe]
+        folder = download(path, [*settings, *wanted])
+        if not need_weights or _weight_files(folder):
+            break
     return folder
 
 
@@ -138,19 +157,24 @@ def _mean_std(folder: Path) -> tuple[tuple[float, float, float], tuple[float, fl
     if not file.exists():
         raise S2RobotError(f'{folder} lacks {file.name}; write one with "image_mean" and "image_std" (RGB, 0 to 1)')
     settings = read_json(file)
+    if not isinstance(settings, dict):
+        raise S2RobotError(f"{file} is no mapping; it says how the publisher prepares an image")
     if not settings.get("do_normalize", True):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     try:
-        mean, std = tuple(settings["image_mean"]), tuple(settings["image_std"])
-    except (KeyError, TypeError) as error:
+        red, green, blue = map(float, settings["image_mean"])
+        std_red, std_green, std_blue = map(float, settings["image_std"])
+    except (KeyError, TypeError, ValueError) as error:
         raise S2RobotError(f'{file} holds no "image_mean" and "image_std"; add both (RGB, 0 to 1)') from error
-    return mean, std
+    return (red, green, blue), (std_red, std_green, std_blue)
 
 
 def _vision_config(folder: Path) -> Any:
     try:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, KeyError) as error:
-        raise S2RobotError(f"transformers {transformers.__version__} does not know the model of {folder}") from error
+    except CONFIG_ERRORS as error:
+        raise S2RobotError(
+            f"transformers {transformers.__version__} does not know the model of {folder} ({first_line(error)})"
+        ) from error
     return prepared(config.vision_config if config.model_type in VISION_TOWERS else config)

@@ -8,23 +8,20 @@ Dims: n tokens with prefix tokens first, c channels.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
-import torch
 from torch import Tensor
 
 from s2robot.encoders.backbone import Backbone
 from s2robot.encoders.card import Card
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.encoders.hub import download, is_hub_id
+from s2robot.encoders.state_file import read_state
 from s2robot.encoders.vision_model import (
-    LOAD_ERRORS,
     VisionTokens,
     check_weights_kind,
     geometry,
@@ -32,7 +29,7 @@ from s2robot.encoders.vision_model import (
     pretrained_model,
     random_model,
 )
-from s2robot.errors import DamagedError, S2RobotError, unknown_name
+from s2robot.errors import S2RobotError, unknown_name
 from s2robot.storage import sha256_file
 
 
@@ -63,7 +60,7 @@ class Layout:
                 continue
             for pattern, replacement in self.rules:
                 name = re.sub(pattern, replacement, name)
-            if "qkv" in name:
+            if "qkv" in name and self.parts and tensor.ndim and len(tensor) % len(self.parts) == 0:
                 thirds = tensor.unflatten(0, (len(self.parts), -1))
                 translated |= {name.replace("qkv", part): third for part, third in zip(self.parts, thirds, strict=True)}
             else:
@@ -136,7 +133,7 @@ LAYOUTS = {
 
 def released_encoder(
     path: str,
-    file: str,
+    file: str | Sequence[str],
     layout: str,
     card: Mapping[str, Any],
     sizes: Sequence[int],
@@ -156,7 +153,7 @@ def released_encoder(
 
 def released_backbone(
     path: str,
-    file: str,
+    file: str | Sequence[str],
     layout: str,
     card: Card,
     weights: Literal["pretrained", "random"] = "pretrained",
@@ -164,18 +161,22 @@ def released_backbone(
 ) -> Backbone:
     """The architecture of `card` with the weights of `path`: a file, a folder that holds `file`, or a hub id.
 
+    Of several names of `file` the first that is there counts.
+
     Raises S2RobotError naming the file to place and where when it is not there, DamagedError when it is truncated,
     of another architecture or layout (naming tensors), or holds NaN. `weights="random"` needs no file.
     """
     if layout not in LAYOUTS:
         raise unknown_name("layout", layout, LAYOUTS)
     config = model_config(card.model)
-    name = Path(file).stem
+    names = [file] if isinstance(file, str) else list(file)
+    name = Path(names[0]).stem
     if check_weights_kind(weights) == "random":
         model, name, files = random_model(config, seed), f"{name}-random{seed}", {}
     else:
-        found = find_file(path, file, card.source)
-        model = pretrained_model(config, found, LAYOUTS[layout].translate(read_state(found, LAYOUTS[layout].inside)))
+        found = find_file(path, names, card.source)
+        state = LAYOUTS[layout].translate(read_state(found, LAYOUTS[layout].inside))
+        model = pretrained_model(config, found, state, others=())
         files = {found.name: sha256_file(found)}
     tokens = VisionTokens(model, card.layer)
     side, patch, prefix_tokens = geometry(tokens)
@@ -184,30 +185,15 @@ def released_backbone(
     return Backbone(tokens, name, patch, prefix_tokens, card.mean, card.std, side, architecture, origin)
 
 
-def find_file(path: str, file: str, source: str = "") -> Path:
-    """`path` itself, `file` in it, or `file` of the hub's repository `path`. Raises S2RobotError for none of these."""
+def find_file(path: str, files: Sequence[str], source: str = "") -> Path:
+    """`path` itself, or the first of `files` in it or in the hub's repository of that name. Raises S2RobotError."""
     place = Path(path).expanduser()
     if place.is_file():
         return place
-    if (place / file).is_file():
-        return place / file
-    hint = f"get {file} from {source} and place it there" if source else f"place {file} there"
-    if place.is_dir() or not is_hub_id(path):
-        raise S2RobotError(f"{file} is not in {place}; {hint}, or give the path of a file or of its folder")
-    return download(path, [file]) / file
-
-
-def read_state(file: Path, inside: str = "") -> dict[str, Tensor]:
-    """The tensors of a safetensors or PyTorch file. Raises DamagedError where it is neither, or truncated."""
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        # Command lines are all that training scripts put beside the tensors; a Namespace is a plain record.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except LOAD_ERRORS as error:
-        raise DamagedError(f"{file} does not load as weights ({str(error).splitlines()[0]}); get it again") from error
-    state = content.get(inside, content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DamagedError(f"{file} holds no named tensors, at its top or under {inside!r}; is it a checkpoint's file?")
-    return dict(state)
+    local = place.is_dir() or not is_hub_id(path)
+    for file in files:
+        folder = place if local else download(path, [file])
+        if (folder / file).is_file():
+            return folder / file
+    hint = f"get {files[0]} from {source} and place it there" if source else f"place {files[0]} there"
+    raise S2RobotError(f"{' and '.join(files)} not found in {place}; {hint}, or give the path of a file or its folder")

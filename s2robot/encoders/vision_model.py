@@ -9,23 +9,30 @@ import contextlib
 import functools
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from s2robot.encoders.cost import READS_VALUES, shapes_alone
+from s2robot.encoders.state_file import LOAD_ERRORS, first_line
 from s2robot.errors import DamagedError, S2RobotError
 
 # Convolutional networks that take any size, such as ResNet, do not say at which they were trained.
 IMAGENET_SIDE = 224
-# What torch, safetensors and transformers raise for a file that is truncated, or is no weights, or runs code.
-LOAD_ERRORS = (OSError, EOFError, RuntimeError, ValueError, UnpicklingError, SafetensorError)
+# What transformers raises for a configuration that it cannot build.
+CONFIG_ERRORS = (TypeError, ValueError, LookupError, AttributeError, StrictDataclassError)
+# Names beside a vision model's own in published weights: of a text tower, of heads, of a decoder, of poolers.
+OTHERS = (
+    r"^text_model\.", r"^logit_(scale|bias)", r"_projection\.", r"position_ids$", r"^decoder", r"(^|\.)mask_token$",
+    r"(^|\.)pooler\.", r"^classifier", r"(^|\.)head\.", r"^lm_head", r"num_batches_tracked$",
+)  # fmt: skip
 LISTED = 5  # names of tensors in a message
 INTERPOLATE = "interpolate_pos_encoding"  # an option of many models, and the method of their embeddings behind it
 
@@ -34,8 +41,8 @@ class VisionTokens(nn.Module):
     """A transformers model as a function of pixels: position embeddings interpolated, nothing masked or shuffled.
 
     `layer` is -1 for the model's own last hidden state (after its final norm, where it has one), or -2, -3, ... for
-    what the layer before gives, as an entry of its `hidden_states`. Interpolated position embeddings are kept per side:
-    the weights are frozen, so each is computed once.
+    what the block before gives; the blocks after it are taken out, since they would only cost. Interpolated position
+    embeddings are kept per side: the weights are frozen, so each is computed once.
     """
 
     def __init__(self, model: nn.Module, layer: int = -1) -> None:
@@ -44,8 +51,9 @@ class VisionTokens(nn.Module):
         self.layer = layer
         self.patch: int = getattr(model.config, "patch_size", 1)
         self.interpolates = INTERPOLATE in inspect.signature(model.forward).parameters
+        _leave_out(model, -1 - layer)
         for module in model.modules():
-            if hasattr(module, INTERPOLATE):
+            if _rule_of(module) == ["self", "embeddings", "height", "width"]:
                 setattr(module, INTERPOLATE, _Remembered(module))
 
     def forward(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b n c"] | Float[Tensor, "b c h w"]:
@@ -57,7 +65,7 @@ class VisionTokens(nn.Module):
             options["noise"] = torch.arange(patches, device=images.device).expand(len(images), -1)
         if self.layer == -1:
             return self.model(pixel_values=images, **options).last_hidden_state
-        return self.model(pixel_values=images, output_hidden_states=True, **options).hidden_states[self.layer]
+        return self.model(pixel_values=images, output_hidden_states=True, **options).hidden_states[-1]
 
 
 class Geometry(NamedTuple):
@@ -77,12 +85,16 @@ def check_weights_kind(weights: str) -> str:
 
 def model_config(settings: Mapping[str, Any]) -> Any:
     """The configuration that `model_type` and the other entries of `settings` describe. Raises S2RobotError."""
+    kind = settings.get("model_type")
     try:
         config = transformers.AutoConfig.for_model(**settings)
-    except (TypeError, ValueError) as error:
+    except CONFIG_ERRORS as error:
         raise S2RobotError(
-            f"transformers {transformers.__version__} knows no model {settings.get('model_type')!r}"
+            f"transformers {transformers.__version__} makes no model {kind!r} of these settings ({first_line(error)})"
         ) from error
+    unknown = sorted(set(settings) - set(type(config)().to_dict()) - {"model_type"})
+    if unknown:
+        raise S2RobotError(f"a model {kind!r} has no settings {', '.join(unknown)}")
     return prepared(config)
 
 
@@ -97,22 +109,31 @@ def prepared(config: Any) -> Any:
 
 def random_model(config: Any, seed: int) -> nn.Module:
     """The architecture as it is initialised from `seed`; the global generator stays as it was."""
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return transformers.AutoModel.from_config(config, dtype=torch.float32, **_options(config))
+    try:
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return transformers.AutoModel.from_config(config, dtype=torch.float32, **_options(config))
+    except CONFIG_ERRORS as error:
+        raise S2RobotError(
+            f"no {config.model_type!r} can be built of its configuration ({first_line(error)})"
+        ) from error
 
 
-def pretrained_model(config: Any, source: Path, state: Mapping[str, Tensor] | None = None) -> nn.Module:
+def pretrained_model(
+    config: Any, source: Path, state: Mapping[str, Tensor] | None = None, others: Sequence[str] | None = None
+) -> nn.Module:
     """The architecture with the weights of the folder `source`, or with `state`, which was read from `source`.
 
-    Weights beyond the vision model (a text tower, a classifier) are left out of a folder; a `state` must fit exactly.
-    Raises DamagedError where weights do not load, do not cover the model, do not fit it, or are not finite.
+    `others` are patterns of names that may be there beside the vision model's: by default a text tower, a decoder,
+    heads and poolers. Raises DamagedError where weights do not load, do not cover the model, have tensors that it does
+    not, do not fit it, or are not finite.
     """
-    model_class = transformers.MODEL_MAPPING[type(config)]
+    if type(config) not in transformers.MODEL_MAPPING:
+        raise S2RobotError(f"{source} is a {config.model_type!r}, of which transformers has no plain model")
     given = {"state_dict": dict(state)} if state is not None else {"local_files_only": True}
     try:
         with quiet():
-            model, loaded = model_class.from_pretrained(
+            model, loaded = transformers.MODEL_MAPPING[type(config)].from_pretrained(
                 None if state is not None else source,
                 config=config,
                 dtype=torch.float32,
@@ -122,32 +143,59 @@ def pretrained_model(config: Any, source: Path, state: Mapping[str, Tensor] | No
                 **_options(config),
             )
     except LOAD_ERRORS as error:
-        raise DamagedError(f"{source}: the weights do not load ({str(error).splitlines()[0]})") from error
+        raise DamagedError(f"{source}: the weights do not load ({first_line(error)})") from error
     # transformers fills what is absent with random values and only warns: features would be noise.
+    allowed = re.compile("|".join(OTHERS if others is None else others) or "$^")
     misshapen = [f"{name} is {tuple(came)}, not {tuple(want)}" for name, came, want in loaded["mismatched_keys"]]
-    unexpected = loaded["unexpected_keys"] if state is not None else ()
     _require_none("lack", loaded["missing_keys"], source)
     _require_none("have other shapes than the architecture:", misshapen, source)
-    _require_none("have what the architecture does not", unexpected, source)
+    unexpected = [name for name in loaded["unexpected_keys"] if not allowed.search(name)]
+    _require_none("have what the architecture does not:", unexpected, source)
     broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
     _require_none("are NaN or infinite in", broken, source)
     return model
 
 
 def geometry(tokens: VisionTokens) -> Geometry:
-    """Read off one blank image: what is more than the grid of patches comes first."""
+    """Read off one blank image, on shapes alone: what is more than the grid of patches comes first."""
     config = tokens.model.config
-    side = getattr(config, "image_size", IMAGENET_SIDE)
-    side = side if isinstance(side, int) else max(side)
+    side = _largest(getattr(config, "image_size", IMAGENET_SIDE))
     tokens.eval()
     with torch.no_grad():
-        out = tokens(torch.zeros(1, 3, side, side))
-    if out.ndim == 4:
-        return Geometry(side, side // out.shape[-1], 0)
-    patch = getattr(config, "patch_size", None)
-    if patch and out.shape[1] >= (side // patch) ** 2:
-        return Geometry(side, patch, out.shape[1] - (side // patch) ** 2)
-    return Geometry(side, side // math.isqrt(out.shape[1]), 0)  # hierarchical transformers merge their first patches
+        try:
+            with shapes_alone():
+                shape = tokens(torch.zeros(1, 3, side, side)).shape
+        except READS_VALUES:
+            shape = tokens(torch.zeros(1, 3, side, side)).shape
+    if len(shape) == 4:
+        return Geometry(side, side // shape[-1], 0)
+    patch = _largest(getattr(config, "patch_size", None) or 0)
+    if patch and shape[1] >= (side // patch) ** 2:
+        return Geometry(side, patch, shape[1] - (side // patch) ** 2)
+    return Geometry(side, side // math.isqrt(shape[1]), 0)  # hierarchical transformers merge their first patches
+
+
+def _largest(side: int | Sequence[int]) -> int:
+    """transformers takes one number or two."""
+    return side if isinstance(side, int) else max(side)
+
+
+def _leave_out(model: Any, blocks: int) -> None:
+    """Take the last `blocks` blocks out of a transformer."""
+    if blocks <= 0:
+        return
+    owner = getattr(model, "encoder", model)
+    layers = getattr(owner, "layers", ())
+    if blocks >= len(layers):
+        kind = model.config.model_type
+        raise S2RobotError(f"layer={-1 - blocks}: the blocks of this {kind!r} are {len(layers) or 'not known here'}")
+    owner.layers = layers[:-blocks]
+
+
+def _rule_of(module: nn.Module) -> list[str]:
+    """Parameters of the module's method that interpolates its position embeddings; none where it has none."""
+    method = getattr(type(module), INTERPOLATE, None)
+    return [] if method is None else list(inspect.signature(method).parameters)
 
 
 @contextlib.contextmanager

@@ -78,25 +78,38 @@ def survey(names: Sequence[str], device: str = "auto", latency: bool = True) -> 
             dtype=spec["dtype"],
             licence=spec.get("origin", {}).get("licence") or "this project's",
         )
+        del encoder  # before the next one is built
+
+
+def require_target(name: str) -> Encoder:
+    """An encoder that others can be matched to. Raises S2RobotError where it cannot be built or costs nothing."""
+    encoder = without_weights(name, "cpu")
+    if encoder.cost().gmac <= 0:
+        raise S2RobotError(f"match={name}: it costs nothing, so nothing matches it")
+    return encoder
 
 
 def matches(target: str, names: Sequence[str], tolerance: float = 0.05) -> Iterator[Match | tuple[str, str]]:
-    """For every encoder of `names` with a cheaper backbone, the S2 sizes that cost what `target` does, or why none."""
-    wanted = without_weights(target, "cpu")
+    """For every encoder of `names` with fewer weights, the S2 sizes that cost what `target` does, or why none.
+
+    Raises S2RobotError as `require_target`.
+    """
+    wanted = require_target(target)
+    cost = wanted.cost()
     for name in names:
         try:
             encoder = without_weights(name, "cpu")
         except S2RobotError:
             continue
-        if not isinstance(encoder, MultiscaleEncoder) or _gmac_scales(encoder)[0] >= wanted.cost().gmac:
+        if not isinstance(encoder, MultiscaleEncoder) or encoder.cost().params >= cost.params:
             continue
         try:
             sizes = match_sizes(wanted, encoder.backbone, tolerance, encoder.sizes[0])
         except MismatchError as error:
             yield name, str(error)
             continue
-        tiles_gmac = [count_gmac(encoder.backbone, _blank(sizes[0], encoder)) * k * k for k in range(1, len(sizes) + 1)]
-        yield Match(name, sizes, sum(tiles_gmac) / wanted.cost().gmac)
+        tile_gmac = count_gmac(encoder.backbone, _blank(sizes[0], encoder))
+        yield Match(name, sizes, tile_gmac * sum(k * k for k in range(1, len(sizes) + 1)) / cost.gmac)
 
 
 def _gmac_scales(encoder: Encoder) -> tuple[float, ...]:

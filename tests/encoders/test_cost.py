@@ -108,9 +108,16 @@ def test_the_multiple_of_the_trained_tile_that_costs_as_much_is_found(factor, ex
 def test_the_tile_moves_only_where_the_trained_one_does_not_fit():
     # 40 px are 25 patches against 16: 1.56 times. No multiple of 32 px costs that.
     assert match_sizes(at(wide(1), 40), wide(1)) == (40,)
-    # 14 tiles of 16 patches are 224 against 220. Five multiples of 16 px, 55 tiles of 4, would be exact.
+    # 14 tiles of 16 patches are 224 against 220.
     assert match_sizes(at(wide(5.5), 16), wide(0.1)) == (32, 64, 96)
-    assert match_sizes(at(wide(5.5), 16), wide(0.1), tolerance=0.01) == (16, 32, 48, 64, 80)
+    # 30 tiles of 4 patches are the 120 that no multiples of 32 px come near.
+    assert match_sizes(at(wide(3), 16), wide(0.1), tolerance=0.01) == (16, 32, 48, 64)
+
+
+def test_no_encoder_of_five_scales_is_proposed():
+    """Five multiples of 16 px, 55 tiles of 4 patches, would be exact."""
+    with pytest.raises(MismatchError, match=r"nearest is \[32, 64, 96\] at 1.02"):
+        match_sizes(at(wide(5.5), 16), wide(0.1), tolerance=0.01)
 
 
 def test_no_match_within_the_tolerance_is_refused_with_the_nearest():

@@ -15,7 +15,7 @@ import transformers
 from encoder_models import HUGGINGFACE, IMAGENET, PICTURE, SMALL, TEXT, frames
 from safetensors.torch import load_file, save_file
 
-from s2robot.encoders import MultiscaleEncoder, huggingface, huggingface_backbone
+from s2robot.encoders import MultiscaleEncoder, count_gmac, huggingface, huggingface_backbone
 from s2robot.encoders.card import Card
 from s2robot.errors import S2RobotError
 
@@ -67,6 +67,14 @@ def test_position_embeddings_are_interpolated_for_another_tile(name, model_folde
     assert features.grid == (6, 6)
     expected = upstream(folder, model, images, **options)
     torch.testing.assert_close(features.tokens, flat(expected, prefix), atol=1e-5, rtol=0)
+
+
+def test_counting_on_shapes_leaves_nothing_behind_in_a_model_that_remembers(model_folder):
+    """transformers keeps DINOv3's patch coordinates per size; counted first, they were tensors without values."""
+    encoder = MultiscaleEncoder(huggingface_backbone(str(model_folder("dinov3")[0])), (32,), dtype="float32")
+    backbone = encoder.backbone
+    assert count_gmac(backbone, torch.zeros(1, 3, 56, 56)) > 0
+    assert type(backbone(torch.zeros(1, 3, 56, 56))) is torch.Tensor
 
 
 def test_masked_autoencoders_see_every_patch_in_place_and_always_the_same(model_folder):
@@ -208,6 +216,21 @@ def damage(folder: Path, how: str) -> None:
         case "truncated":
             data = (folder / "model.safetensors").read_bytes()
             (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+        case "empty":
+            (folder / "model.safetensors").unlink()
+            (folder / "pytorch_model.bin").write_bytes(b"")
+        case "tensors of a deeper model":
+            extra = {key.replace("layer.1.", "layer.2."): value.clone() for key, value in weights.items()}
+            save_file(weights | extra, folder / "model.safetensors", {"format": "pt"})
+        case "no such width":
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | {"hidden_size": "32"}))
+        case "no plain model":
+            (folder / "config.json").write_text('{"model_type": "superpoint"}')
+        case "processor is a list":
+            (folder / "preprocessor_config.json").write_text("[]")
+        case "mean of words":
+            (folder / "preprocessor_config.json").write_text('{"image_mean": "red", "image_std": [1, 1, 1]}')
         case "missing tensor":
             del weights[name]
             save_file(weights, folder / "model.safetensors", {"format": "pt"})
@@ -226,6 +249,12 @@ BAD_FOLDERS = {
     "no mean": r'holds no "image_mean"',
     "truncated": "the weights do not load",
     "pickle that runs code": "the weights do not load",
+    "empty": "the weights do not load",
+    "tensors of a deeper model": r"the weights have what the architecture does not: layers.2.*\(16 tensors\)",
+    "no such width": "does not know the model of .*hidden_size",
+    "no plain model": "is a 'superpoint', of which transformers has no plain model",
+    "processor is a list": "preprocessor_config.json is no mapping",
+    "mean of words": 'holds no "image_mean"',
     "missing tensor": r"the weights lack layernorm.weight \(1 tensors\)",
     "wrong shape": r"have other shapes than the architecture: layernorm.weight is \(3,\), not \(32,\)",
     "NaN": r"are NaN or infinite in layernorm.weight \(1 tensors\)",
@@ -243,6 +272,35 @@ def test_a_bad_folder_is_one_clear_line(how, message, model_folder, tmp_path):
     assert "\n" not in str(raised.value)
 
 
+def test_registers_that_the_configuration_does_not_have_are_found_out(model_folder, tmp_path):
+    """A checkpoint with registers under the configuration of one without would give other features without a word."""
+    shutil.copytree(model_folder("dinov2")[0], tmp_path, dirs_exist_ok=True)
+    shutil.copy(model_folder("dinov2_registers")[0] / "model.safetensors", tmp_path)
+    with pytest.raises(S2RobotError, match=r"architecture does not: embeddings.register_tokens \(1 tensors\)"):
+        huggingface_backbone(str(tmp_path))
+
+
+def test_a_file_of_weights_is_enough_where_a_card_says_the_rest(model_folder):
+    folder, _ = model_folder("clip")
+    card = Card.parse(CARD)
+    alone = huggingface_backbone(str(folder / "model.safetensors"), card=card)
+    assert alone.weights_sha256() == huggingface_backbone(str(folder), card=card).weights_sha256()
+    assert list(alone.origin["files"]) == ["model.safetensors"]
+
+
+def test_the_blocks_after_the_layer_that_is_read_cost_nothing(model_folder):
+    whole, early = (huggingface_backbone("x/y", "random", 0, Card.parse(CARD | {"layer": n})) for n in (-1, -2))
+    assert early.num_params() < whole.num_params()
+    with pytest.raises(S2RobotError, match=r"layer=-3: the blocks of this 'clip_vision_model' are 2"):
+        huggingface_backbone("x/y", "random", 0, Card.parse(CARD | {"layer": -3}))
+
+
+def test_a_card_with_a_misspelt_setting_is_refused():
+    card = Card.parse(CARD | {"model": CARD["model"] | {"hiden_size": 3}})
+    with pytest.raises(S2RobotError, match="'clip_vision_model' has no settings hiden_size"):
+        huggingface_backbone("x/y", "random", 0, card)
+
+
 def test_a_text_model_is_refused(tmp_path):
     transformers.BertModel(transformers.BertConfig(**(SMALL | TEXT))).save_pretrained(tmp_path)
     transformers.ViTImageProcessor().save_pretrained(tmp_path)
@@ -255,7 +313,7 @@ def test_without_a_network_the_line_says_what_to_place_where(path, monkeypatch, 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        S2RobotError, match=r"place its config.json, preprocessor_config.json, model\*.safetensors in a folder"
+        S2RobotError, match=r"place its config.json, preprocessor_config.json, model.safetensors, .* in a folder"
     ):
         huggingface_backbone(path)
 

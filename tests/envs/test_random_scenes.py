@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import colorsys
 
+import mujoco
 import numpy as np
 import pytest
 
-from s2robot.envs.random_scenes import FIRST_OBJECT, FIRST_SEED, NUM_OBJECTS, ROBOT, SceneGenerator
+from s2robot.envs.random_scenes import FIRST_OBJECT, FIRST_SEED, ITEMS, NUM_OBJECTS, ROBOT, SceneGenerator
 from s2robot.envs.scene_objects import HELD_OUT_HUES, HELD_OUT_KINDS, KIND_NAMES
+from s2robot.envs.world import TABLE_HEIGHT_M
 from s2robot.errors import S2RobotError
 
 
@@ -104,6 +106,38 @@ def test_the_grip_site_is_projected_onto_the_robot(generator: SceneGenerator) ->
     assert near / asked > 0.8  # something may stand before it
 
 
+def test_what_is_said_to_touch_the_table_touches_it(generator: SceneGenerator) -> None:
+    """The lowest pixel of geometry, not of the picture: contact is what the probe asks about."""
+    for seed in range(25):
+        scene = generator.scene(FIRST_SEED + seed)
+        for i in np.flatnonzero((scene.size_m > 0) & ~scene.lifted):
+            lowest = min(_lowest_m(generator, geom) for geom in generator._geoms[i])
+            assert abs(lowest - TABLE_HEIGHT_M) < 1.5e-3, ITEMS[i]
+        for i in np.flatnonzero(scene.lifted):
+            assert min(_lowest_m(generator, geom) for geom in generator._geoms[i]) > TABLE_HEIGHT_M - 0.05
+
+
+def _lowest_m(generator: SceneGenerator, geom: int) -> float:
+    """World height of the lowest point of a visual geom; infinite for one that is not drawn."""
+    model, data = generator.model, generator.data
+    if model.geom_group[geom] != 1:
+        return np.inf
+    up = data.geom_xmat[geom].reshape(3, 3)[2]
+    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH:
+        mesh = model.geom_dataid[geom]
+        first = model.mesh_vertadr[mesh]
+        points = model.mesh_vert[first : first + model.mesh_vertnum[mesh]]
+        return float((points @ up).min() + data.geom_xpos[geom, 2])
+    size = model.geom_size[geom]
+    reach = {
+        mujoco.mjtGeom.mjGEOM_BOX: np.abs(up) @ size,
+        mujoco.mjtGeom.mjGEOM_SPHERE: size[0],
+        mujoco.mjtGeom.mjGEOM_CYLINDER: abs(up[2]) * size[1] + np.hypot(up[0], up[1]) * size[0],
+        mujoco.mjtGeom.mjGEOM_CAPSULE: abs(up[2]) * size[1] + size[0],
+    }[mujoco.mjtGeom(model.geom_type[geom])]
+    return float(data.geom_xpos[geom, 2] - reach)
+
+
 def test_a_task_seed_is_refused(generator: SceneGenerator) -> None:
     with pytest.raises(S2RobotError, match="belongs to the tasks"):
         generator.scene(20_000)
@@ -122,8 +156,12 @@ def test_layout_palette_sizes_and_camera_are_never_jointly_a_tasks(generator: Sc
         colours = scene.albedo[~np.isnan(scene.albedo[:, 0])]
         nearest = np.abs(colours[:, None] - palette).max(-1).min(1)
         assert (nearest > 0.02).any() or len(colours) < 2, "no scene wears the tasks' palette"
-        room = np.linalg.norm(model.cam_pos[model.camera(CAMERA).id] - model.cam_pos[agentview])
-        wrist = np.linalg.norm(model.cam_pos[model.camera(WRIST_CAMERA).id] - wrist_pose)
-        assert room > 0.02 or wrist > 1e-4
+        wrist_before = model.cam_pos[model.camera(WRIST_CAMERA).id].copy()
+        generator.scene(FIRST_SEED + seed + 1_000)
+        used_wrist = not np.array_equal(model.cam_pos[model.camera(WRIST_CAMERA).id], wrist_before)
+        if used_wrist:
+            assert np.linalg.norm(model.cam_pos[model.camera(WRIST_CAMERA).id] - wrist_pose) > 1e-4
+        else:
+            assert np.linalg.norm(model.cam_pos[model.camera(CAMERA).id] - model.cam_pos[agentview]) > 0.02
         sizes.add(tuple(np.round(model.geom_size[generator._geoms[0][0]], 4)))
     assert len(sizes) > 50

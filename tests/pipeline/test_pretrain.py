@@ -150,8 +150,9 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(
     real = pretrain_module.save_checkpoint
 
     def save_then_die(*args: Any, **kwargs: Any) -> None:
+        if args[1] == 4:  # after the point of the curve, before the checkpoint: the point is written again
+            raise KeyboardInterrupt(DEATH)
         real(*args, **kwargs)
-        raise KeyboardInterrupt(DEATH)
 
     monkeypatch.setattr(pretrain_module, "save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt, match=DEATH):
@@ -225,6 +226,7 @@ def test_two_processes_average_the_gradients_of_their_halves(frames: Path, tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"save_every": 0}, "save_every=0 are at least 1"),
         ({"tile_px": 40}, "tile_px=40 must divide by the patch"),
         ({"dense": 0.0}, "weights of 0 or more, one of them above 0"),
         ({"scales": (2, 1)}, r"scales=\[2, 1\]; ascending multiples"),
@@ -257,6 +259,11 @@ def test_a_run_reads_the_frames_it_asked_for_though_the_folder_has_more(tmp_path
 def test_a_number_of_frames_that_leaves_none_to_train_on_is_refused(tmp_path: Path, frames: int) -> None:
     with pytest.raises(S2RobotError, match="at least two of them, since the last shard is held out"):
         generate_frames(tmp_path, frames, 1_000_000, PX)
+
+
+def test_the_probes_seeds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(S2RobotError, match="reach the probes', from 9000000 on"):
+        generate_frames(tmp_path, 2 * SHARD_FRAMES, 9_000_000 - SHARD_FRAMES, PX)
 
 
 def test_another_recipe_is_refused_in_the_same_folder(frames: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from s2robot.configs import choice
 from s2robot.pipeline.probe import frames as frames_module
 from s2robot.pipeline.probe import run as run_module
 from s2robot.pipeline.probe.frames import FrameRecipe, draw_frames, load_labels, load_rgb
-from s2robot.pipeline.probe.heads import CELLS, DenseHead, Training, ridge, sample_at
+from s2robot.pipeline.probe.heads import CELLS, DenseHead, Training, dual_weights, kernels, ridge, sample_at, train_head
 from s2robot.pipeline.probe.probes import PROBES, Tokens, _balanced, _mean_balanced, _mean_iou, visible
 from s2robot.pipeline.probe.reconstruct import frame_errors, reconstruct
 from s2robot.pipeline.probe.run import Row, bootstrap
@@ -80,13 +80,20 @@ def test_statistics_come_from_training_frames_alone():
 
 def test_ridge_is_the_primal_solution_at_its_penalty():
     stream = torch.Generator().manual_seed(0)
-    x, new = torch.randn(300, 20, generator=stream), torch.randn(50, 20, generator=stream)
-    truth = torch.randn(20, 3, generator=stream)
-    guess = ridge(x, x @ truth + 5, new)
-    torch.testing.assert_close(guess, new @ truth + 5, atol=1e-3, rtol=0)
-    noise = ridge(x, torch.randn(300, 3, generator=stream), new)
-    assert noise.abs().mean() < 0.3
-    assert torch.isfinite(ridge(torch.zeros(20, 4), torch.ones(20, 1), torch.zeros(3, 4))).all()
+    x, new = torch.randn(300, 4, 5, generator=stream), torch.randn(50, 4, 5, generator=stream)
+    kernel, cross = kernels(x, new, torch.zeros(5), torch.ones(5))
+    flat, later = x.flatten(1).double(), new.flatten(1).double()
+    centred = flat - flat.mean(0)
+    torch.testing.assert_close(kernel, centred @ centred.T)
+    truth = torch.randn(20, 3, generator=stream).double()
+    y = centred @ truth
+    dual = cross @ dual_weights(kernel, y, 7.0)
+    primal = torch.linalg.solve(centred.T @ centred + 7.0 * torch.eye(20).double(), centred.T @ y)
+    torch.testing.assert_close(dual, (later - flat.mean(0)) @ primal)
+    torch.testing.assert_close(ridge(kernel, cross, flat @ truth + 5), (later @ truth + 5).float(), atol=1e-3, rtol=0)
+    noise = ridge(kernel, cross, torch.randn(300, 3, generator=stream))
+    assert noise.abs().mean() < 0.1, "what the training frames do not tell is left at the mean"
+    assert (ridge(torch.zeros(20, 20).double(), torch.zeros(3, 20).double(), torch.ones(20, 1)) == 1).all()
 
 
 def test_a_token_predicts_the_cells_of_its_own_patch():
@@ -121,9 +128,30 @@ def test_an_interval_covers_the_mean_nineteen_times_in_twenty():
     inside = 0
     for trial in range(200):
         errors = rng.exponential(1.0, 120)
-        low, high = bootstrap(np.stack([errors, np.ones(120)], 1), lambda s: s[0] / s[1], resamples=300, seed=trial)
+        frames = np.stack([errors, np.ones(120)], 1)[None]
+        low, high = bootstrap(frames, lambda s: s[0] / s[1], resamples=300, seed=trial)
         inside += low <= 1.0 <= high
     assert 178 <= inside <= 199
+
+
+def test_the_interval_of_several_weight_seeds_spans_them():
+    seeds = np.stack([np.stack([np.full(50, value), np.ones(50)], 1) for value in (40.0, 50.0, 60.0)])
+    low, high = bootstrap(seeds, lambda s: s[0] / s[1])
+    assert low < 45
+    assert high > 55
+
+
+def test_every_frame_is_trained_with_every_goal():
+    """Frames and goals are drawn from streams of their own: from one stream, goal and frame would go together."""
+    pairs = set()
+
+    def loss(index: torch.Tensor) -> torch.Tensor:
+        pairs.update(zip(index.tolist(), torch.randint(4, (len(index),)).tolist(), strict=True))
+        return head(torch.zeros(1, 1)).sum()
+
+    head = torch.nn.Linear(1, 1)
+    train_head(head, loss, 64, Training(steps=40))
+    assert len(pairs) == 64 * 4
 
 
 def test_only_objects_in_view_are_asked_about():
@@ -166,6 +194,16 @@ def test_rank_correlation_is_plus_one_where_the_better_probe_wins():
     assert found.ci95[0] < 0.9
     [found] = correlate([row(name, mm) for name, mm in zip("abcd", (70, 9, 5, 3), strict=True)], report)
     assert found.rho == -1
+
+
+@pytest.mark.parametrize("n", range(4, 11))
+def test_a_perfect_rank_of_few_encoders_is_not_certain(n: int) -> None:
+    names = "abcdefghij"[:n]
+    arms = [{"name": name, "success": {"rate": 0.9 - 0.05 * i}} for i, name in enumerate(names)]
+    rows = [row(name, 3.0 + i) for i, name in enumerate(names)]
+    [found] = correlate(rows, {"tasks": {"pick_cube": {"arms": arms}}})
+    assert found.ci95 is not None
+    assert found.ci95[0] < 0.98
 
 
 def test_task_frames_name_every_cube_and_are_drawn_again_alike(tmp_path, monkeypatch):
@@ -213,6 +251,10 @@ def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, c
         ("held_out=3000", "held_out=3000 of frames=4000: hold out at least 100 and at most half"),
         ("encoders=[blind]", "encoder 'blind' sees nothing"),
         ("frames=4050", "frames=4050; give a multiple of 100"),
+        ("tasks=[]", "give at least one encoder, and a task for position, joints"),
+        ("target=blind", "encoder 'blind' sees nothing"),
+        ("ceiling=s3", "unknown encoder 's3'"),
+        ("success=pyproject.toml", "pyproject.toml is not valid JSON"),
     ],
 )
 def test_bad_input_is_one_line(change: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

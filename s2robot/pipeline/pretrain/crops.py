@@ -1,6 +1,6 @@
 """Crops of labelled frames: the whole frame, its quadrants and random squares, so that S2's tiles are familiar.
 
-Dims: b batch, s crop side (px), k label cells per side.
+Dims: b batch, s crop side (px), k label cells per side, n tokens of the first scale.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ FAR_CELLS = 8  # offsets end here
 
 @dataclass(frozen=True)
 class CropBatch:
-    """Images in [-1, 1] and cell targets. `offset` is in cells (x right, y down), `albedo` in [0, 1]; both are NaN
-    where there is none: on the table, before a texture.
+    """Images in [-1, 1], cell targets and a random order of the tokens. `offset` is in cells (x right, y down),
+    `albedo` in [0, 1]; both are NaN where there is none: on the table, before a texture.
     """
 
     images: Float[Tensor, "b 3 s s"]
@@ -32,6 +32,7 @@ class CropBatch:
     offset: Float[Tensor, "b k k 2"]
     albedo: Float[Tensor, "b k k 3"]
     log_depth: Float[Tensor, "b k k"]
+    order: Int64[Tensor, "b n"]
 
     def to(self, device: torch.device) -> CropBatch:
         """The batch on another device."""
@@ -74,7 +75,8 @@ class CropSampler:
         if rng.random() < 0.5:
             image, label, log_depth = image.flip(-1), label.flip(-1), log_depth.flip(-1)
             offset, albedo = offset.flip(1) * torch.tensor([-1.0, 1.0]), albedo.flip(1)
-        return image, label, offset, albedo, log_depth
+        order = torch.from_numpy(rng.permutation((self.cells // CELLS) ** 2))
+        return image, label, offset, albedo, log_depth, order
 
     def _labels(self, index: int, window: tuple[slice, slice], x0: int, y0: int, side: int) -> tuple[Tensor, ...]:
         k = self.cells

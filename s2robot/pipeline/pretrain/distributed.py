@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ def process_group(device: str) -> Iterator[Group]:
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(place)
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    # The others wait while the first draws all frames, which may take hours.
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=datetime.timedelta(days=1))
     try:
         yield Group(rank, world, place)
     finally:

@@ -19,6 +19,7 @@ from s2robot.progress import progress
 from s2robot.storage import fingerprint, read_json, write_atomic, write_json
 
 SHARD_FRAMES = 250
+FIRST_HELD_OUT_SEED = 9_000_000  # from here on scenes are the probes'
 KEYS = ("rgb", "code", "depth_m", "centre_px", "robot_px", "albedo")
 
 
@@ -43,6 +44,8 @@ def generate_frames(folder: Path, frames: int, first_seed: int, frame_px: int = 
             f"frames={frames}: give a multiple of the shard size {SHARD_FRAMES}, at least two of them, since the last "
             "shard is held out"
         )
+    if first_seed + frames > FIRST_HELD_OUT_SEED:
+        raise S2RobotError(f"seeds {first_seed}:{first_seed + frames} reach the probes', from {FIRST_HELD_OUT_SEED} on")
     from s2robot.envs.random_scenes import GENERATOR_VERSION
 
     recipe = {

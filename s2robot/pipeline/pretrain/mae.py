@@ -34,9 +34,11 @@ class MaskedReconstruction(nn.Module):
         self.decoder = nn.TransformerEncoder(layer, DEPTH, enable_nested_tensor=False)
         self.paint = nn.Linear(WIDTH, 3 * PATCH**2)
 
-    def terms(self, backbone: Any, images: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
-        """Mean squared error on the masked patches, each normalised to mean 0 and variance 1 as in the paper."""
-        order = torch.rand(len(images), len(self.place), device=images.device).argsort(1)
+    def terms(self, backbone: Any, images: Float[Tensor, "b 3 s s"], order: Int64[Tensor, "b n"]) -> dict[str, Tensor]:
+        """Mean squared error on the masked patches, each normalised to mean 0 and variance 1 as in the paper.
+
+        The first quarter of `order` is what the encoder sees.
+        """
         kept = order[:, : round(len(self.place) * (1 - self.masked))]
         painted = self.paint(self.decoder(self._with_hidden(_visible_tokens(backbone, images, kept), kept)))
         target = _patches(images)

@@ -73,6 +73,11 @@ class PretrainConfig:
                 f"tile_px={self.tile_px} must divide by the patch of {PATCH} px and hidden_size={self.hidden_size} "
                 f"by heads={self.heads}"
             )
+        if min(self.steps, self.batch_size, self.save_every) < 1 or self.seed < 0:
+            raise S2RobotError(
+                f"steps={self.steps}, batch_size={self.batch_size} and save_every={self.save_every} are at least 1, "
+                f"seed={self.seed} at least 0"
+            )
         if min(self.dense, self.mae) < 0 or self.dense + self.mae <= 0:
             raise S2RobotError(f"dense={self.dense}, mae={self.mae}: weights of 0 or more, one of them above 0")
         if not self.scales or self.scales[0] != 1 or list(self.scales) != sorted(set(self.scales)):
@@ -112,7 +117,7 @@ class Pretrainer(nn.Module):
                 parts |= terms
                 total = total + self.weights["dense"] * torch.stack(list(terms.values())).sum()
             if self.mae is not None:
-                terms = self.mae.terms(self.backbone, self._one_scale(batch.images))
+                terms = self.mae.terms(self.backbone, self._one_scale(batch.images), batch.order)
                 parts |= terms
                 total = total + self.weights["mae"] * terms["mae"]
         return total, {name: term.detach() for name, term in parts.items()}
@@ -133,8 +138,13 @@ class Pretrainer(nn.Module):
 
 
 def pretrain(config: PretrainConfig, device: str = "cpu") -> Path:
-    """Run to the end (or go on where a run stopped) and return the folder of the finished weights."""
+    """Run to the end (or go on where a run stopped) and return the folder of the finished weights.
+
+    Raises S2RobotError where the batch does not divide by the processes, MismatchError for another recipe's folder.
+    """
     with process_group(device) as group:
+        if config.batch_size % group.world:
+            raise S2RobotError(f"batch_size={config.batch_size} does not divide by {group.world} processes")
         if group.first:
             generate_frames(Path(config.frames_dir), config.frames, config.first_seed, config.frame_px, config.workers)
         group.wait()
@@ -151,10 +161,11 @@ def _train(config: PretrainConfig, group: Group) -> Path:
     schedule = Schedule(config.lr, config.steps, config.warmup)
     state = TrainState.create(module, schedule, seed=config.seed, weight_decay=config.weight_decay)
     out.mkdir(parents=True, exist_ok=True)
+    recipe = {**config.recipe(), "processes": group.world}
+    _resume(state, out / "checkpoints", recipe)
     if group.first:
         for name in (TRAIN, VALIDATION):
-            cut_torn_line(out / name)
-    _resume(state, out / "checkpoints", config.recipe())
+            _forget_after(out / name, state.step)
     train, held_out = frames.split(last=SHARD_FRAMES)
     side_px, cells = config.sizes[-1], CELLS * config.tile_px // PATCH
     crops = CropSampler(train, config.batch_size, side_px, cells, config.seed, group.rank, group.world)
@@ -178,7 +189,7 @@ def _train(config: PretrainConfig, group: Group) -> Path:
         if record.step % config.save_every == 0 or record.step == config.steps:
             append_line(out / VALIDATION, json.dumps({"step": record.step, **_validate(module, validation)}))
             files = {"train_state": state.tensors()}
-            save_checkpoint(out / "checkpoints", record.step, files, {"recipe": config.recipe()})
+            save_checkpoint(out / "checkpoints", record.step, files, {"recipe": recipe})
             write_atomic(out / "loss.png", loss_plot(out / TRAIN, out / VALIDATION))
     return export_weights(module.backbone, config, out / "weights", frames.fingerprint())
 
@@ -196,6 +207,14 @@ def _resume(state: TrainState, folder: Path, recipe: dict[str, Any]) -> None:
         )
     state.restore(load_tensors(path, "train_state"), manifest["step"])
     say(f"resuming {folder.parent.name} at step {state.step}")
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop what a killed run logged beyond the checkpoint that this one goes on from: it will be logged again."""
+    if path.exists():
+        cut_torn_line(path)
+        kept = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
+        write_atomic(path, "".join(kept).encode())
 
 
 def build_vit(config: PretrainConfig) -> Any:
@@ -239,8 +258,7 @@ def export_weights(backbone: Any, config: PretrainConfig, folder: Path, frames_s
 
 @torch.no_grad()
 def _validate(module: Pretrainer, batches: list[CropBatch]) -> dict[str, float]:
-    """Mean of every term; masks are the same every time."""
+    """Mean of every term."""
     module.eval()
-    torch.manual_seed(0)
     rows = [module(batch)[1] for batch in batches]
     return {k: float(torch.stack([row[k] for row in rows]).mean()) for k in rows[0]}

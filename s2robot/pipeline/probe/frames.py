@@ -20,12 +20,13 @@ import numpy as np
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.execution import run_tasks
 from s2robot.gl import select_gl_backend
+from s2robot.pipeline.pretrain.frames import FIRST_HELD_OUT_SEED as FIRST_SCENE
 from s2robot.progress import progress
 from s2robot.storage import fingerprint, read_json, write_atomic, write_json
 
 TASK_SEEDS = range(30_000, 40_000)
-FIRST_SCENE = 9_000_000
 SHARD_FRAMES = 100
+TASK_FRAMES_VERSION = 1  # raised whenever tasks or expert would give other frames for the same seed
 EXPERT_STEPS = 35  # a frame shows a moment within the first so many steps
 SCENES = "scenes"  # the name of the source that is no task
 
@@ -47,14 +48,18 @@ class FrameRecipe:
 
     def identity(self) -> dict[str, Any]:
         """Without the number: more frames of the same recipe only add shards."""
-        return json.loads(json.dumps({"task": self.task, "camera": self.camera, "frame_px": self.frame_px}))
+        from s2robot.envs.random_scenes import GENERATOR_VERSION
+
+        version = TASK_FRAMES_VERSION if self.task is not None else GENERATOR_VERSION
+        about = {"task": self.task, "camera": self.camera, "frame_px": self.frame_px, "version": version}
+        return json.loads(json.dumps(about))
 
 
 def draw_frames(recipe: FrameRecipe, folder: Path, workers: int) -> list[Path]:
     """Draw the shards that are missing; returns all of them. Raises MismatchError for frames of another recipe."""
     about = folder / "recipe.json"
     if about.exists() and read_json(about) != recipe.identity():
-        raise MismatchError(f"{folder} holds frames of another recipe; give another frames_dir= or delete it")
+        raise MismatchError(f"{folder} holds frames of another recipe; give another out= or delete it")
     write_json(about, recipe.identity())
     paths = [folder / f"shard-{i:04d}.npz" for i in range(recipe.frames // SHARD_FRAMES)]
     missing = [(recipe, i, str(path)) for i, path in enumerate(paths) if not path.exists()]
@@ -131,8 +136,9 @@ def _scene_frame(recipe: FrameRecipe, index: int) -> dict[str, np.ndarray]:
     """A random scene with what the simulator knows of every pixel and object."""
     from s2robot.envs.random_scenes import SceneGenerator
 
-    if SCENES not in _WORLDS:
-        _WORLDS[SCENES] = SceneGenerator(recipe.frame_px, held_out=True)
-    scene = _WORLDS[SCENES].scene(FIRST_SCENE + index)
+    key = fingerprint(recipe.identity())
+    if key not in _WORLDS:
+        _WORLDS[key] = SceneGenerator(recipe.frame_px, held_out=True)
+    scene = _WORLDS[key].scene(FIRST_SCENE + index)
     keys = ("rgb", "code", "depth_m", "centre_px", "kind", "size_m", "yaw_rad", "lifted")
     return {key: getattr(scene, key) for key in keys}

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 
 from s2robot.pipeline.fit import Schedule, TrainState, fit
@@ -38,8 +39,9 @@ def train_head(head: nn.Module, loss: Callable[[Any], Tensor], count: int, train
     """Fit `head`; `loss` takes the indices of a batch out of `count` samples. Returns it in evaluation mode."""
 
     def batches(step: int) -> Tensor:
-        stream = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
-        return torch.randint(count, (min(training.batch, count),), generator=stream)
+        # numpy's stream: torch's is seeded by the loop, and two draws from one stream would go together.
+        rows = np.random.default_rng((training.seed, step)).integers(count, size=min(training.batch, count))
+        return torch.from_numpy(rows)
 
     schedule = Schedule(training.lr, training.steps, training.steps // 20)
     state = TrainState.create(head, schedule, seed=training.seed, weight_decay=1e-2, ema=True)
@@ -48,27 +50,50 @@ def train_head(head: nn.Module, loss: Callable[[Any], Tensor], count: int, train
     return state.best.eval()
 
 
-def ridge(x: Float32[Tensor, "f e"], y: Float32[Tensor, "f d"], new: Float32[Tensor, "v e"]) -> Float32[Tensor, "v d"]:
-    """Ridge regression with an intercept, in its dual form: predictions for `new`.
+def kernels(
+    train: Float[Tensor, "f n c"], new: Float[Tensor, "v n c"], mean: Float[Tensor, " c"], std: Float[Tensor, " c"]
+) -> tuple[Float64[Tensor, "f f"], Float64[Tensor, "v f"]]:
+    """Scalar products of the standardised, centred grids of the training frames, and of new frames with them.
+
+    Summed token by token: a whole set of grids in double precision would fill the memory for large encoders.
+    """
+    kernel = torch.zeros(len(train), len(train), dtype=torch.float64)
+    cross = torch.zeros(len(new), len(train), dtype=torch.float64)
+    for token in range(train.shape[1]):
+        x, z = (((part[:, token].float() - mean) / std).double() for part in (train, new))
+        centre = x.mean(0)
+        kernel += (x - centre) @ (x - centre).T
+        cross += (z - centre) @ (x - centre).T
+    return kernel, cross
+
+
+def ridge(
+    kernel: Float64[Tensor, "f f"], cross: Float64[Tensor, "v f"], y: Float[Tensor, "f d"]
+) -> Float32[Tensor, "v d"]:
+    """Ridge regression with an intercept, in its dual form: predictions for the new frames of `cross`.
 
     The penalty, relative to the mean diagonal of the kernel, is the one of PENALTIES (over 1e3) that predicts every
-    fifth training sample best from the others.
+    fifth training frame best from the others.
     """
-    mean_x, mean_y = x.mean(0), y.mean(0)
-    x, y = (x - mean_x).double(), (y - mean_y).double()
-    kernel, cross = x @ x.T, (new - mean_x).double() @ x.T
+    mean = y.double().mean(0)
+    target = y.double() - mean
     scale = kernel.diagonal().mean().clamp(min=1e-6) / 1e3  # constant features have a kernel of zeros
-    held = torch.arange(len(x)) % RIDGE_FOLD == 0
+    held = torch.arange(len(kernel)) % RIDGE_FOLD == 0
     values, vectors = torch.linalg.eigh(kernel[~held][:, ~held])
-    rotated = vectors.T @ y[~held]
+    rotated = vectors.T @ target[~held]
 
     def error(penalty: float) -> float:
         weights = vectors @ (rotated / (values + penalty * scale)[:, None])
-        return float((kernel[held][:, ~held] @ weights - y[held]).square().mean())
+        return float((kernel[held][:, ~held] @ weights - target[held]).square().mean())
 
-    best = min(PENALTIES, key=error)
-    weights = torch.linalg.solve(kernel + best * scale * torch.eye(len(x), dtype=torch.float64), y)
-    return (cross @ weights).float() + mean_y
+    return (cross @ dual_weights(kernel, target, float(scale) * min(PENALTIES, key=error)) + mean).float()
+
+
+def dual_weights(
+    kernel: Float64[Tensor, "f f"], target: Float64[Tensor, "f d"], penalty: float
+) -> Float64[Tensor, "f d"]:
+    """Weights of the training frames at a given penalty."""
+    return torch.linalg.solve(kernel + penalty * torch.eye(len(kernel), dtype=torch.float64), target)
 
 
 class GridHead(nn.Module):
@@ -124,14 +149,17 @@ def sample_at(
     frame: Tensor,
     place: Float[Tensor, "u 2"],
 ) -> Float32[Tensor, "u e"]:
-    """What stands in the tokens at `place` (x, y in [0, 1]) of `frame`: bilinear, and the place within the cell."""
+    """What stands in the tokens at `place` (x, y in [0, 1]) of `frame`: bilinear, and the place within the cell.
+
+    Of a single token the place would be that in the whole frame, which only the constant predictor has: it gets none.
+    """
     rows, columns = grid
     parts = []
     for block in torch.arange(len(frame)).split(1024):
         maps = tokens[frame[block]].float().transpose(1, 2).unflatten(2, grid)
         at = (2 * place[block] - 1).view(-1, 1, 1, 2)
         parts.append(F.grid_sample(maps, at, align_corners=False, padding_mode="border")[..., 0, 0])
-    within = (place * torch.tensor([columns, rows])) % 1
+    within = (place * torch.tensor([columns, rows])) % 1 if rows * columns > 1 else torch.zeros_like(place)
     return torch.cat([torch.cat(parts), within], dim=1)
 
 

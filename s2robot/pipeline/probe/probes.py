@@ -24,6 +24,7 @@ from s2robot.pipeline.probe.heads import (
     GridHead,
     Training,
     in_batches,
+    kernels,
     mlp,
     ridge,
     sample_at,
@@ -128,10 +129,8 @@ def _grid(
     train = targets[: -data.held_out]
     mean, std = data.statistics()
 
-    def flat(tokens: Tensor) -> Tensor:
-        return ((tokens.float() - mean) / std).flatten(1)
-
-    yield "ridge", ridge(flat(data.train), train.flatten(1), flat(data.test)).view(-1, *targets.shape[1:])
+    kernel, cross = kernels(data.train, data.test, mean, std)
+    yield "ridge", ridge(kernel, cross, train.flatten(1)).view(-1, *targets.shape[1:])
     torch.manual_seed(training.seed)
     centre, spread = train.flatten(0, 1).mean(0), train.flatten(0, 1).std(0).clamp(min=1e-6)
     head = GridHead(data.grid, data.tokens.shape[-1], goals if goals > 1 else 0, targets.shape[-1])

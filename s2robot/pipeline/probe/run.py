@@ -35,7 +35,7 @@ from s2robot.pipeline.probe.reconstruct import Reconstruction, reconstruct
 from s2robot.progress import progress, say
 from s2robot.storage import fingerprint, write_atomic
 
-VERSION = 1  # raised whenever a probe would give other numbers than before
+VERSION = 2  # raised whenever a probe would give other numbers than before
 ENCODE_ROWS = 20
 RESAMPLES = 2000
 CONSTANT = "constant"  # the encoder that sees nothing: what labels alone are worth
@@ -64,6 +64,15 @@ class ProbeConfig:
         for name in self.probes:
             if name not in PROBES:
                 raise unknown_name("probe", name, PROBES)
+        for wanted in (self.target, self.ceiling):
+            if wanted is not None and not load_encoder(wanted, "cpu").sizes:
+                raise S2RobotError(f"encoder {wanted!r} sees nothing; it is no target or ceiling of a reconstruction")
+        asked = {PROBES[name].source for name in self.probes}
+        if not self.encoders or (TASK in asked and not self.tasks):
+            raise S2RobotError(
+                f"encoders={list(self.encoders)}, tasks={list(self.tasks)}: give at least one encoder, and a task for "
+                f"{', '.join(name for name in self.probes if PROBES[name].source == TASK) or 'nothing'}"
+            )
         if not SHARD_FRAMES <= self.held_out <= self.frames // 2 or self.weight_seeds < 1 or self.steps < 1:
             raise S2RobotError(
                 f"held_out={self.held_out} of frames={self.frames}: hold out at least {SHARD_FRAMES} and at most half; "
@@ -103,17 +112,14 @@ def run_probes(config: ProbeConfig) -> list[Row]:
         paths = draw_frames(recipe, folder / "frames" / source, config.workers)
         labels = load_labels(paths)
         for name, encoders in encoders_by_name.items():
-            totals: dict[tuple[str, str], np.ndarray] = {}
-            for encoder in encoders:
-                for key, frames in _scores(config, recipe, probes, encoder, cache, paths, labels).items():
-                    totals[key] = frames + totals.get(key, 0)
+            found = [_scores(config, recipe, probes, encoder, cache, paths, labels) for encoder in encoders]
             weights = "+".join(encoder.weights_sha256()[:12] for encoder in encoders if encoder is not None)
-            for (probe, head), frames in totals.items():
-                about = PROBES[probe]
-                value, interval = about.reduce(frames.sum(0)), bootstrap(frames, about.reduce)
+            for probe, head in found[0]:
+                about, frames = PROBES[probe], np.stack([scores[probe, head] for scores in found])
+                value = float(np.mean([about.reduce(one.sum(0)) for one in frames]))
                 rows.append(
-                    Row(name, weights, source, probe, head, value, about.unit, interval, about.lower_is_better,
-                        config.held_out, len(encoders))
+                    Row(name, weights, source, probe, head, value, about.unit, bootstrap(frames, about.reduce),
+                        about.lower_is_better, config.held_out, len(encoders))
                 )  # fmt: skip
     return rows
 
@@ -212,14 +218,21 @@ def _tokens(
 
 
 def bootstrap(
-    frames: Float64[np.ndarray, "v ..."],
+    frames: Float64[np.ndarray, "w v ..."],
     reduce: Callable[[np.ndarray], float],
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of `reduce(sum over frames)` (Efron and Tibshirani, 1993, section 13.3)."""
-    flat, count = frames.reshape(len(frames), -1), len(frames)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
-    values = [reduce(total.reshape(frames.shape[1:])) for total in draws @ flat]
+    """Percentile interval of the mean over weight seeds (w) of `reduce(sum over frames)`: both are resampled, the same
+    frames for all seeds (Efron and Tibshirani, 1993, section 13.3).
+    """
+    seeds, count = frames.shape[:2]
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(count, np.full(count, 1 / count), resamples)
+    sums = [draws @ one.reshape(count, -1) for one in frames]
+    chosen = rng.integers(seeds, size=(resamples, seeds))
+    values = [
+        np.mean([reduce(sums[which][i].reshape(frames.shape[2:])) for which in chosen[i]]) for i in range(resamples)
+    ]
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

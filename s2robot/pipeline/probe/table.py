@@ -117,7 +117,7 @@ def correlate(rows: Sequence[Row], report: Mapping[str, Any]) -> list[Correlatio
 def _interval_of(rho: float, n: int) -> tuple[float, float] | None:
     if n < 4:
         return None
-    if abs(rho) == 1:  # Fisher's transform ends here; the sample says nothing against 1
+    if abs(rho) > 0.999:  # Fisher's transform ends here; the sample says nothing against 1
         half = 1.96 * math.sqrt(1.5 / (n - 3))
         edge = math.tanh(math.atanh(0.999) - half)
         return (edge, 1.0) if rho > 0 else (-1.0, -edge)
