@@ -21,7 +21,8 @@ def run(config: Any, verb: str) -> int | None:
 
     settings = {field.name: config[field.name] for field in fields(ProbeConfig)}
     for key in ("encoders", "tasks", "probes"):
-        settings[key] = tuple(settings[key] or (PROBES if key == "probes" else ()))
+        given = settings[key] or (PROBES if key == "probes" else ())
+        settings[key] = (given,) if isinstance(given, str) else tuple(given)
     report = read_json(Path(config.success)) if config.success else None
     if report is not None and "tasks" not in report:
         raise S2RobotError(f"success={config.success} is no report.json of `s2robot compare`: it has no tasks")

@@ -31,7 +31,8 @@ CONFIG_ERRORS = (TypeError, ValueError, LookupError, AttributeError, StrictDatac
 # Names beside a vision model's own in published weights: of a text tower, of heads, of a decoder, of poolers.
 OTHERS = (
     r"^text_model\.", r"^logit_(scale|bias)", r"_projection\.", r"position_ids$", r"^decoder", r"(^|\.)mask_token$",
-    r"(^|\.)pooler\.", r"^classifier", r"(^|\.)head\.", r"^lm_head", r"num_batches_tracked$",
+    r"(^|\.)pooler\.", r"(^|[._])classifier", r"(^|\.)head\.", r"^lm_head", r"num_batches_tracked$",
+    r"relative_position_index$",
 )  # fmt: skip
 LISTED = 5  # names of tensors in a message
 INTERPOLATE = "interpolate_pos_encoding"  # an option of many models, and the method of their embeddings behind it

@@ -247,6 +247,7 @@ def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ("probes=colour", "unknown probe 'colour'"),
         ("probes=[colour]", "unknown probe 'colour'; known: contact"),
         ("held_out=3000", "held_out=3000 of frames=4000: hold out at least 100 and at most half"),
         ("encoders=[blind]", "encoder 'blind' sees nothing"),

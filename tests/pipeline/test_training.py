@@ -108,7 +108,7 @@ def test_a_run_killed_between_saves_ends_like_the_whole_one(
     demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Several steps to a point of the curve: the fourth save falls between two, and the point averages over the death.
-    whole = run(demonstrations, cache, tmp_path / "whole", save_every_s=0.0, batch_size=8)
+    whole = run(demonstrations, cache, tmp_path / "whole", batch_size=8)
     real = train_module.save_checkpoint
     saves = itertools.count()
 
@@ -121,7 +121,7 @@ def test_a_run_killed_between_saves_ends_like_the_whole_one(
     with pytest.raises(KeyboardInterrupt, match=DEATH):
         run(demonstrations, cache, tmp_path / "part", save_every_s=0.0, batch_size=8)
     monkeypatch.setattr(train_module, "save_checkpoint", real)
-    resumed = run(demonstrations, cache, tmp_path / "part", save_every_s=0.0, batch_size=8)
+    resumed = run(demonstrations, cache, tmp_path / "part", batch_size=8)
     assert (whole.checkpoint / "policy.safetensors").read_bytes() == (
         resumed.checkpoint / "policy.safetensors"
     ).read_bytes()

@@ -64,9 +64,6 @@ class ProbeConfig:
         for name in self.probes:
             if name not in PROBES:
                 raise unknown_name("probe", name, PROBES)
-        for wanted in (self.target, self.ceiling):
-            if wanted is not None and not load_encoder(wanted, "cpu").sizes:
-                raise S2RobotError(f"encoder {wanted!r} sees nothing; it is no target or ceiling of a reconstruction")
         asked = {PROBES[name].source for name in self.probes}
         if not self.encoders or (TASK in asked and not self.tasks):
             raise S2RobotError(
@@ -152,7 +149,13 @@ def _sources(config: ProbeConfig) -> dict[str, tuple[FrameRecipe, list[Probe]]]:
 
 
 def _encoders(config: ProbeConfig) -> dict[str, list[Encoder | None]]:
-    """By name; several weight seeds where the weights are random, and the constant predictor first."""
+    """By name; several weight seeds where the weights are random, and the constant predictor first.
+
+    Target and ceiling are tried too: a slip in them must not show after hours of probing.
+    """
+    for wanted in (config.target, config.ceiling):
+        if wanted is not None and not load_encoder(wanted, config.device).sizes:
+            raise S2RobotError(f"encoder {wanted!r} sees nothing; it is no target or ceiling of a reconstruction")
     found: dict[str, list[Encoder | None]] = {CONSTANT: [None]}
     for name in config.encoders:
         first = load_encoder(name, config.device)
