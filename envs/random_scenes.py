@@ -103,9 +103,9 @@ class SceneGenerator:
         labels = self._scatter_objects(rng, self._below_hand() if wrist else rng.uniform(-0.12, 0.12, 2))
         self._paint_room(rng)
         self._light(rng)
-        mujoco.mj_forward(self.model, self.data)
+        self._move()
         camera = self._place_wrist_camera(rng) if wrist else self._place_room_camera(rng)
-        mujoco.mj_forward(self.model, self.data)
+        self._move()
         frame = self._renderer.render_labelled(self.data, camera)
         centres_w = np.where(labels.pop("present")[:, None], self.data.xpos[self._bodies], np.nan)
         robot_w = np.concatenate([self.data.xpos[self._keypoints], self.data.site_xpos[[self._grip_site]]])
@@ -126,8 +126,14 @@ class SceneGenerator:
         left, right = self._world.robots[0]._ref_gripper_joint_pos_indexes["right"]
         self.data.qpos[left], self.data.qpos[right] = opening_m, -opening_m
 
+    def _move(self) -> None:
+        """Bring bodies, cameras and lights to where `qpos` puts them; contacts, the costly part, matter to no frame."""
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_comPos(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+
     def _below_hand(self) -> np.ndarray:
-        mujoco.mj_forward(self.model, self.data)
+        self._move()
         return self.data.site_xpos[self._world.robots[0].eef_site_id["right"], :2].copy()
 
     def _scatter_objects(self, rng: np.random.Generator, middle: np.ndarray) -> dict[str, np.ndarray]:

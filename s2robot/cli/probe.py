@@ -13,16 +13,19 @@ def run(config: Any, verb: str) -> int | None:
     from dataclasses import fields
     from pathlib import Path
 
+    from omegaconf import OmegaConf
+
     from s2robot.errors import S2RobotError
     from s2robot.pipeline.probe.probes import PROBES
     from s2robot.pipeline.probe.run import ProbeConfig, run_probes, run_reconstructions
     from s2robot.pipeline.probe.table import as_text, correlate, plot, reconstructions_as_text, to_json
     from s2robot.storage import read_json, write_atomic, write_json
 
-    settings = {field.name: config[field.name] for field in fields(ProbeConfig)}
+    plain: Any = OmegaConf.to_container(config)
+    settings = {field.name: plain[field.name] for field in fields(ProbeConfig)}
     for key in ("encoders", "tasks", "probes"):
-        given = settings[key] or (PROBES if key == "probes" else ())
-        settings[key] = (given,) if isinstance(given, str) else tuple(given)
+        given = settings[key] or (list(PROBES) if key == "probes" else [])
+        settings[key] = (given,) if isinstance(given, str | dict) else tuple(given)
     report = read_json(Path(config.success)) if config.success else None
     if report is not None and "tasks" not in report:
         raise S2RobotError(f"success={config.success} is no report.json of `s2robot compare`: it has no tasks")

@@ -19,6 +19,7 @@ _HOMES = {
     "match_sizes": "match",
     "matched": "match",
     "multiscale_forward": "multiscale",
+    "named_encoders": "load",
 }
 __all__ = sorted(_HOMES)
 

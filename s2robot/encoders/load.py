@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -38,6 +38,32 @@ def load_encoder(
             config[key] = value
     encoder: Encoder = instantiate(config)
     return encoder
+
+
+def named_encoders(entries: Iterable[str | Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Name -> configuration. An entry is a name of the catalogue, or an encoder of it under another name, some keys
+    replaced: `{"s2_mine": {"encoder": "s2", "path": "outputs/mine/weights"}}`.
+
+    Raises S2RobotError on an unknown name, on one given twice, and on an entry of another form.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        if isinstance(entry, str):
+            name, config = entry, encoder_config(entry)
+        else:
+            name, config = _renamed(entry)
+        if name in found:
+            raise S2RobotError(f"encoder {name!r} is listed twice; give one of them another name")
+        found[name] = config
+    return found
+
+
+def _renamed(entry: Any) -> tuple[str, dict[str, Any]]:
+    content = next(iter(entry.values())) if isinstance(entry, Mapping) and len(entry) == 1 else None
+    if not isinstance(content, Mapping) or not isinstance(content.get("encoder"), str):
+        raise S2RobotError(f"{entry!r} is no encoder; give a name, or {{new_name: {{encoder: name, key: value}}}}")
+    changes = {str(key): value for key, value in content.items() if key != "encoder"}
+    return str(next(iter(entry))), encoder_config(content["encoder"]) | changes
 
 
 def encoder_config(name_or_config: str | Mapping[str, Any] | DictConfig) -> dict[str, Any]:

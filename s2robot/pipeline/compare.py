@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache
 from s2robot.encoders.interface import Encoder
@@ -57,7 +56,8 @@ class Comparison:
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "stages.json"
         self.stages_s = read_json(path) if path.exists() else {}
-        encoders = {arm: load_encoder(arm, device=self.device) for arm in self.experiment.arms}
+        configs = self.experiment.encoder_configs()
+        encoders = {arm: load_encoder(config, device=self.device) for arm, config in configs.items()}
         if {"s2", "large"} <= encoders.keys():
             matched(encoders["s2"], encoders["large"])
         records, videos = {}, {}
@@ -132,9 +132,8 @@ class Comparison:
         }
         out = folder / f"seed{seed}-{fingerprint(made_of)[:10]}"
         cache, device = FeatureCache(self.out / "cache"), self._torch_device()
-        return train(
-            store, encoder, choice("encoder", arm), cache, policy, self.experiment.cameras, recipe, out, device
-        )
+        config = self.experiment.encoder_configs()[arm]
+        return train(store, encoder, config, cache, policy, self.experiment.cameras, recipe, out, device)
 
     def _evaluate(
         self, task: str, arm: str, task_config: Mapping[str, Any], pool: RolloutPool, seed: int, result: TrainResult

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from s2robot.configs import choice
+from s2robot.encoders.load import named_encoders
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.pipeline.evaluate import parse_seeds
 from s2robot.pipeline.train import Recipe, recipe_from
@@ -16,10 +17,13 @@ TEST_SEEDS = range(20_000, 30_000)
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compared: tasks x arms x training seeds, on one range of test seeds."""
+    """What is compared: tasks x arms x training seeds, on one range of test seeds.
+
+    An arm is an encoder's name, or `{name: {encoder: s2, path: ...}}` (`named_encoders`).
+    """
 
     tasks: tuple[str, ...]
-    arms: tuple[str, ...]
+    arms: tuple[str | Mapping[str, Any], ...]
     policy: str
     demonstrations: int
     frame_px: int
@@ -39,6 +43,7 @@ class Experiment:
             raise S2RobotError("an experiment needs at least one task, one arm, one camera and one training seed")
         for name in self.tasks:  # what is mistyped is said now, not after an hour
             self.task_config(name)
+        self.encoder_configs()
         self.policy_config()
         self.recipe_of(self.train_seeds[0])
 
@@ -55,6 +60,10 @@ class Experiment:
     def task_config(self, name: str) -> dict[str, Any]:
         """The task as it is demonstrated and evaluated here."""
         return choice("task", name, {"frame_px": self.frame_px}) | {"cameras": list(self.cameras)}
+
+    def encoder_configs(self) -> dict[str, dict[str, Any]]:
+        """Arm -> its encoder's configuration."""
+        return named_encoders(self.arms)
 
     def policy_config(self) -> dict[str, Any]:
         """The policy with its overrides."""

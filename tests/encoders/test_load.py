@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import transformers
 from encoder_models import frames
 from omegaconf import OmegaConf
 
-from s2robot.encoders import Encoder, encoder_names, huggingface, load_encoder, match_sizes, matched
+from s2robot.encoders import Encoder, encoder_names, huggingface, load_encoder, match_sizes, matched, named_encoders
 from s2robot.encoders.load import encoder_config
 from s2robot.errors import S2RobotError
 
@@ -85,6 +87,32 @@ def test_what_a_caller_says_goes_before_what_the_yaml_says():
     kept |= {"sizes": [112], "weights": "random", "dtype": "float32"}
     assert load_encoder(kept).spec()["dtype"] == "float32"
     assert "_target_" in kept
+
+
+def test_an_encoder_under_another_name_is_the_one_it_names_with_keys_replaced():
+    found = named_encoders(["base", {"s2_random": {"encoder": "s2", "weights": "random", "seed": 4}}])
+    assert list(found) == ["base", "s2_random"]
+    assert found["base"] == encoder_config("base")
+    assert found["s2_random"] == encoder_config("s2") | {"weights": "random", "seed": 4}
+    assert load_encoder(found["s2_random"], device="cpu").sizes == (112, 224)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["base", "base"], "encoder 'base' is listed twice"),
+        (["base", {"base": {"encoder": "s2"}}], "encoder 'base' is listed twice"),
+        (["sz"], "unknown encoder 'sz'"),
+        ([{"mine": {"encoder": "sz"}}], "unknown encoder 'sz'"),
+        ([{"mine": {"path": "x"}}], "is no encoder; give a name, or {new_name: {encoder: name, key: value}}"),
+        ([{"mine": "s2"}], "is no encoder"),
+        ([{"a": {"encoder": "s2"}, "b": {"encoder": "s2"}}], "is no encoder"),
+        ([["s2"]], "is no encoder"),
+    ],
+)
+def test_a_list_of_encoders_that_cannot_be_is_one_line(entries: list[Any], message: str) -> None:
+    with pytest.raises(S2RobotError, match=re.escape(message)):
+        named_encoders(entries)
 
 
 def test_random_is_s2_but_for_the_weights():

@@ -16,7 +16,7 @@ from s2robot.pipeline.experiment import Experiment
 
 SMALL = Experiment(
     tasks=("lift",),
-    arms=("base", "blind"),
+    arms=({"other": {"encoder": "base", "weights": "random"}}, "blind"),
     policy="bc",
     demonstrations=3,
     frame_px=112,
@@ -70,14 +70,14 @@ def check_report(out: Path, report: dict[str, Any]) -> None:
         assert {*keys, "peak_mb", "runs", "success"} <= arm.keys()
         assert arm["success"]["n"] == 2
         assert {"train_seed", "train_s", "success"} <= arm["runs"][0].keys()
-    assert [pair["a"] + " " + pair["b"] for pair in task["pairs"]] == ["base blind"]
+    assert [pair["a"] + " " + pair["b"] for pair in task["pairs"]] == ["other blind"]
     assert report["setup"]["demonstrations"] == 3
-    assert {"lift: collect", "lift: encode base", "lift: train base", "lift: rollouts blind"} <= report[
+    assert {"lift: collect", "lift: encode other", "lift: train other", "lift: rollouts blind"} <= report[
         "stages_s"
     ].keys()
     made_files = {path.name for path in out.iterdir()}
     plots = {f"lift-{plot}.png" for plot in ("success-gmac", "success-latency", "learning-curves")}
-    assert {"report.html", "report.md", "lift-base.mp4", "lift-blind.mp4"} | plots <= made_files
+    assert {"report.html", "report.md", "lift-other.mp4", "lift-blind.mp4"} | plots <= made_files
 
 
 @pytest.mark.parametrize("name", names("experiment"))
@@ -95,6 +95,7 @@ def test_every_shipped_experiment_can_be_built(name: str) -> None:
         ({"recipe": {"epoch": 3}}, r"recipe: Key 'epoch' .*; its keys are epochs"),
         ({"recipe": {"epochs": "ten"}}, r"recipe: Value 'ten' .* could not be converted"),
         ({"arms": ()}, "at least one task, one arm"),
+        ({"arms": ("base", "lrge")}, "unknown encoder 'lrge'"),
     ],
 )
 def test_what_is_mistyped_is_said_before_anything_runs(change: dict[str, Any], message: str) -> None:

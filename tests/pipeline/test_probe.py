@@ -223,17 +223,24 @@ def test_task_frames_name_every_cube_and_are_drawn_again_alike(tmp_path, monkeyp
 def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     for module in (frames_module, run_module):
         monkeypatch.setattr(module, "SHARD_FRAMES", 10)
-    arguments = ["probe", "encoders=[base,random]", "tasks=[lift]", "probes=[joints,kind]", "frames=40", "held_out=10"]
+    arguments = [
+        "probe",
+        "encoders=[base,{mine:{encoder:base,weights:random}}]",
+        "tasks=[lift]",
+        "probes=[joints,kind]",
+        "frames=40",
+        "held_out=10",
+    ]
     arguments += ["steps=3", "weight_seeds=2", "target=base", f"out={tmp_path}", "workers=0", "device=cpu"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "lift: joints, deg (ridge)" in printed
     assert "scenes: kind, accuracy % (small)" in printed
     rows = json.loads((tmp_path / "probe.json").read_text())
-    assert {row["encoder"] for row in rows} == {"constant", "base", "random"}
-    assert {row["weight_seeds"] for row in rows if row["encoder"] == "random"} == {2}
+    assert {row["encoder"] for row in rows} == {"constant", "base", "mine"}
+    assert {row["weight_seeds"] for row in rows if row["encoder"] == "mine"} == {2}
     assert all(row["ci95"][0] <= row["value"] <= row["ci95"][1] for row in rows)
-    assert [line["source"] for line in json.loads((tmp_path / "reconstruction.json").read_text())] == ["random"]
+    assert [line["source"] for line in json.loads((tmp_path / "reconstruction.json").read_text())] == ["mine"]
     assert (tmp_path / "probe.png").stat().st_size > 10_000
 
     def never(*_: object) -> None:

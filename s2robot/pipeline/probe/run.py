@@ -19,7 +19,7 @@ from jaxtyping import Float64
 
 from s2robot.configs import choice
 from s2robot.data.features import FeatureCache, FeatureKey
-from s2robot.encoders import Encoder, load_encoder
+from s2robot.encoders import Encoder, load_encoder, named_encoders
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.pipeline.probe.frames import (
     SHARD_FRAMES,
@@ -43,9 +43,13 @@ CONSTANT = "constant"  # the encoder that sees nothing: what labels alone are wo
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """What is probed. `random` counts once per weight seed; all encoders share frames, splits and training."""
+    """What is probed. Random weights count once per weight seed; all encoders share frames, splits and training.
 
-    encoders: tuple[str, ...]
+    `encoders`, `target` and `ceiling` are names of the catalogue; an encoder may also be `{name: {encoder: s2,
+    path: ...}}` (`named_encoders`), and then be target or ceiling by its new name.
+    """
+
+    encoders: tuple[str | Mapping[str, Any], ...]
     tasks: tuple[str, ...]
     probes: tuple[str, ...]
     frames: int
@@ -75,6 +79,14 @@ class ProbeConfig:
                 f"held_out={self.held_out} of frames={self.frames}: hold out at least {SHARD_FRAMES} and at most half; "
                 f"weight_seeds={self.weight_seeds} and steps={self.steps} are at least 1"
             )
+
+    def encoder_configs(self) -> dict[str, dict[str, Any]]:
+        """Name -> configuration of what is probed, in order."""
+        return named_encoders(self.encoders)
+
+    def load(self, name: str) -> Encoder:
+        """One of the probed encoders, or any of the catalogue."""
+        return load_encoder(self.encoder_configs().get(name, name), self.device)
 
     def scenes(self) -> FrameRecipe:
         """The random scenes' frames."""
@@ -129,11 +141,11 @@ def run_reconstructions(config: ProbeConfig) -> list[Reconstruction]:
     paths = draw_frames(recipe, folder / "frames" / SCENES, config.workers)
 
     def tokens(name: str) -> Tokens:
-        return _tokens(config, recipe, load_encoder(name, config.device), FeatureCache(folder / "cache"), paths)
+        return _tokens(config, recipe, config.load(name), FeatureCache(folder / "cache"), paths)
 
     target = tokens(config.target)
     ceiling = None if config.ceiling is None else tokens(config.ceiling)
-    sources = [name for name in config.encoders if name != config.target]
+    sources = [name for name in config.encoder_configs() if name != config.target]
     return [reconstruct(name, tokens(name), config.target, target, ceiling) for name in sources]
 
 
@@ -154,15 +166,15 @@ def _encoders(config: ProbeConfig) -> dict[str, list[Encoder | None]]:
     Target and ceiling are tried too: a slip in them must not show after hours of probing.
     """
     for wanted in (config.target, config.ceiling):
-        if wanted is not None and not load_encoder(wanted, config.device).sizes:
+        if wanted is not None and not config.load(wanted).sizes:
             raise S2RobotError(f"encoder {wanted!r} sees nothing; it is no target or ceiling of a reconstruction")
     found: dict[str, list[Encoder | None]] = {CONSTANT: [None]}
-    for name in config.encoders:
-        first = load_encoder(name, config.device)
+    for name, about in config.encoder_configs().items():
+        first = load_encoder(about, config.device)
         if not first.sizes:
             raise S2RobotError(f"encoder {name!r} sees nothing; the constant predictor is in the table anyway")
         seeds = range(1, config.weight_seeds) if "-random" in first.name else ()
-        found[name] = [first, *(load_encoder(name, config.device, seed=seed) for seed in seeds)]
+        found[name] = [first, *(load_encoder(about, config.device, seed=seed) for seed in seeds)]
     return found
 
 
