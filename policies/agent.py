@@ -1,12 +1,16 @@
 """A checkpoint in action: frozen encoder, policy and normalisers behind `infer(observation)` and `reset()`.
 
-Dims: b decisions, h w frame (px), k chunk, a action, p proprioception, g goal.
+A frame goes through the encoder once: an episode's `TokenWindow` keeps the tokens of the observations that the
+policy still looks back at.
+
+Dims: b decisions, n tokens, c channels, k chunk, a action, p proprioception, g goal.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +22,29 @@ from s2robot.encoders.interface import Encoder
 from s2robot.policies.batch import Inputs
 from s2robot.policies.policy import ChunkPolicy
 from s2robot.types import Observation
+
+
+class Seen(NamedTuple):
+    """One observation as the policy reads it: tokens by camera, normalised proprioception, goal."""
+
+    tokens: Mapping[str, Float[Tensor, "n c"]]
+    proprio: Float32[np.ndarray, " p"]
+    goal: Float32[np.ndarray, " g"]
+
+
+class TokenWindow:
+    """Ring buffer over the last `horizon` observations of one episode; the first stands in for those before it."""
+
+    def __init__(self, horizon: int) -> None:
+        self._steps: deque[Seen] = deque(maxlen=horizon)
+
+    def push(self, seen: Seen) -> None:
+        """The newest observation; the oldest falls out once the window is full."""
+        self._steps.extend([seen] * (1 if self._steps else self._steps.maxlen or 1))
+
+    def steps(self) -> list[Seen]:
+        """Oldest first, `horizon` of them; none before the first push."""
+        return list(self._steps)
 
 
 class Agent:
@@ -45,8 +72,7 @@ class Agent:
         self.encoder, self.policy = encoder, policy.eval()
         self.proprio, self.unnormalise = proprio, action.inverse()
         self.cameras, self.rows = tuple(cameras), rows
-        self._history: deque[Observation] = deque(maxlen=policy.observation_horizon)
-        self._decisions = 0
+        self.reset()
 
     @property
     def device(self) -> torch.device:
@@ -55,24 +81,29 @@ class Agent:
 
     def reset(self) -> None:
         """Forget the episode."""
-        self._history.clear()
+        self._window = self.new_window()
         self._decisions = 0
+
+    def new_window(self) -> TokenWindow:
+        """An empty window of an episode that begins."""
+        return TokenWindow(self.policy.observation_horizon)
 
     def infer(self, observation: Observation) -> Float32[np.ndarray, "k a"]:
         """The chunk to execute from here, in the action spec's units, cut to the executed horizon."""
-        self._history.append(observation)
-        window = [self._history[0]] * (self.policy.observation_horizon - len(self._history)) + list(self._history)
-        chunk = self.infer_batch([window], [(0, self._decisions)])[0]
+        chunk = self.infer_batch([observation], [self._window], [(0, self._decisions)])[0]
         self._decisions += 1
         return chunk
 
     @torch.no_grad()
     def infer_batch(
-        self, windows: Sequence[Sequence[Observation]], keys: Sequence[tuple[int, int]]
+        self, observations: Sequence[Observation], windows: Sequence[TokenWindow], keys: Sequence[tuple[int, int]]
     ) -> Float32[np.ndarray, "b k a"]:
-        """Chunks for several episodes at once. `keys` (episode seed, decision) seed each row's noise, so that a row's
-        chunk is the same whatever else is in the batch.
+        """Chunks for several episodes at once: their newest observations, which are encoded and pushed into their
+        windows. `keys` (episode seed, decision) seed each row's noise, so that a row's chunk is the same whatever else
+        is in the batch.
         """
+        for window, seen in zip(windows, self.encode(observations), strict=True):
+            window.push(seen)
         chunks = []
         for start in range(0, len(windows), self.rows):
             group, names = list(windows[start : start + self.rows]), list(keys[start : start + self.rows])
@@ -84,23 +115,35 @@ class Agent:
             chunks.append(self.unnormalise(chunk.cpu().numpy()))
         return np.concatenate(chunks)[:, : self.policy.execute]
 
-    def inputs(self, windows: Sequence[Sequence[Observation]]) -> Inputs:
-        """Encode the frames, all cameras and time steps in one batch, and normalise the rest."""
-        proprio = np.stack([[observation.proprio for observation in window] for window in windows])
-        goal = np.stack([window[-1].goal for window in windows])
-        return Inputs(self._tokens(windows), self._tensor(self.proprio(proprio)), self._tensor(goal))
+    def inputs(self, windows: Sequence[TokenWindow]) -> Inputs:
+        """What the policy reads of windows that have seen something."""
+        steps = [window.steps() for window in windows]
+        tokens = {
+            camera: torch.stack([torch.stack([seen.tokens[camera] for seen in window]) for window in steps])
+            for camera in self.cameras
+        }
+        proprio = np.stack([[seen.proprio for seen in window] for window in steps])
+        goal = np.stack([window[-1].goal for window in steps])
+        return Inputs(tokens, self._tensor(proprio), self._tensor(goal))
 
-    def _tokens(self, windows: Sequence[Sequence[Observation]]) -> dict[str, Float[Tensor, "b o n c"]]:
+    def encode(self, observations: Sequence[Observation]) -> list[Seen]:
+        """Each observation as the policy reads it; the frames of all of them in one batch."""
+        tokens = self._tokens(observations)
+        return [
+            Seen({camera: part[i] for camera, part in tokens.items()}, self.proprio(seen.proprio), seen.goal)
+            for i, seen in enumerate(observations)
+        ]
+
+    def _tokens(self, observations: Sequence[Observation]) -> dict[str, Float[Tensor, "b n c"]]:
         """Frames of one size go through the encoder together; a camera of another size takes a batch of its own."""
-        frames = {c: np.stack([o.images[c] for window in windows for o in window]) for c in self.cameras}
+        frames = {c: np.stack([o.images[c] for o in observations]) for c in self.cameras}
         tokens: dict[str, Tensor] = {}
         for shape in dict.fromkeys(clip.shape for clip in frames.values()):
             cameras = [camera for camera in self.cameras if frames[camera].shape == shape]
             images = torch.from_numpy(np.concatenate([frames[camera] for camera in cameras])).permute(0, 3, 1, 2)
-            rows = self.rows * len(windows[0]) * len(cameras)
-            parts = self.encoder.encode_rows(images, rows).tokens.chunk(len(cameras))
-            for camera, part in zip(cameras, parts, strict=True):
-                tokens[camera] = part.unflatten(0, (len(windows), -1)).to(self.device)
+            rows = self.rows * len(cameras)
+            parts = self.encoder.encode_rows(images, rows).tokens.to(self.device).chunk(len(cameras))
+            tokens |= dict(zip(cameras, parts, strict=True))
         return tokens
 
     def _noise(self, seed: int, decision: int) -> Tensor:

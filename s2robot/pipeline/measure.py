@@ -54,8 +54,9 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
     gpu = agent.device.type == "cuda"
     peak_mb = torch.cuda.max_memory_allocated() / 2**20 if gpu else _peak_resident_mb()
     image = agent.encoder.cost().gmac if agent.cameras else 0.0
-    window = [[observations[0]] * agent.policy.observation_horizon]
-    inputs = agent.inputs(window)
+    window = agent.new_window()
+    window.push(agent.encode(observations[:1])[0])
+    inputs = agent.inputs([window])
     noise = torch.zeros(1, agent.policy.chunk, len(agent.unnormalise.offset), device=agent.device)
     head = count_gmac(agent.policy.sample, inputs, noise)
     return InferenceCost(
@@ -63,7 +64,7 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
         latency_p95_ms=float(p95),
         peak_mb=float(peak_mb),
         gmac_image=image,
-        gmac_decision=image * len(agent.cameras) * agent.policy.observation_horizon + head,
+        gmac_decision=image * len(agent.cameras) + head,
         params=agent.encoder.cost().params + sum(p.numel() for p in agent.policy.parameters()),
     )
 

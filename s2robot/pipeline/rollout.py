@@ -19,7 +19,7 @@ import numpy as np
 from s2robot.errors import S2RobotError
 from s2robot.execution import initialise_worker, worker_environment
 from s2robot.gl import select_gl_backend
-from s2robot.policies.agent import Agent
+from s2robot.policies.agent import Agent, TokenWindow
 from s2robot.types import EndReason, Observation
 
 SLOTS = 8  # environments that run at once, whatever the number of workers
@@ -155,7 +155,7 @@ class _Running:
     """One slot's episode so far."""
 
     seed: int
-    window: list[Observation]
+    window: TokenWindow
     start_s: float
     decisions: int = 0
     clip: list[np.ndarray] = field(default_factory=list)
@@ -174,9 +174,9 @@ def rollout(pool: RolloutPool, agent: Agent, seeds: Sequence[int], record: str |
     while waiting or running:
         while waiting and free:
             slot = free.pop(0)
-            running[slot] = _Running(waiting.pop(), [], time.perf_counter())
+            running[slot] = _Running(waiting.pop(), agent.new_window(), time.perf_counter())
             requests.append(Request(slot, cameras, seed=running[slot].seed))
-        deciding: list[int] = []
+        deciding: dict[int, Observation] = {}
         for reply in pool.exchange(requests):
             episode = running[reply.slot]
             if reply.end is not None:
@@ -185,23 +185,17 @@ def rollout(pool: RolloutPool, agent: Agent, seeds: Sequence[int], record: str |
                 free.append(reply.slot)
                 continue
             assert reply.observation is not None
-            _remember(episode, reply.observation, agent.policy.observation_horizon, record)
-            deciding.append(reply.slot)
+            if record is not None:
+                episode.clip.append(reply.observation.images[record])
+            deciding[reply.slot] = reply.observation
         requests = []
         if deciding:
             keys = [(running[slot].seed, running[slot].decisions) for slot in deciding]
-            chunks = agent.infer_batch([running[slot].window for slot in deciding], keys)
+            windows = [running[slot].window for slot in deciding]
+            chunks = agent.infer_batch(list(deciding.values()), windows, keys)
             for slot, chunk in zip(deciding, chunks, strict=True):
                 running[slot].decisions += 1
                 requests.append(Request(slot, cameras, actions=chunk))
-
-
-def _remember(episode: _Running, observation: Observation, horizon: int, record: str | None) -> None:
-    """Slide the observation window; the first observation stands in for those before it."""
-    episode.window = (episode.window or [observation] * (horizon - 1)) + [observation]
-    episode.window = episode.window[-horizon:]
-    if record is not None:
-        episode.clip.append(observation.images[record])
 
 
 def _finish(episode: _Running, reply: Reply) -> Rollout:

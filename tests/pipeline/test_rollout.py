@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ def test_outcomes_are_the_same_bytes_with_one_worker_and_three_and_after_a_resum
 class Recorder(Agent):
     """Keeps the chunk of every decision by episode seed and decision."""
 
-    def infer_batch(self, windows: Sequence[Any], keys: Sequence[tuple[int, int]]) -> np.ndarray:
-        chunks = super().infer_batch(windows, keys)
+    def infer_batch(self, observations: Sequence[Any], windows: Any, keys: Sequence[tuple[int, int]]) -> np.ndarray:
+        chunks = super().infer_batch(observations, windows, keys)
         self.chunks = {**getattr(self, "chunks", {}), **dict(zip(keys, chunks, strict=True))}
         return chunks
 
@@ -142,19 +143,14 @@ def test_a_range_of_seeds_that_is_none_is_refused(text: str) -> None:
 class SwappedFrames(Agent):
     """Every decision sees the frames of another running episode."""
 
-    def infer_batch(self, windows: Sequence[Any], keys: Sequence[tuple[int, int]]) -> np.ndarray:
-        from dataclasses import replace
-
-        others = [*windows[1:], windows[0]]
-        self._last = getattr(self, "_last", windows[0])
-        if len(windows) == 1:
+    def infer_batch(self, observations: Sequence[Any], windows: Any, keys: Sequence[tuple[int, int]]) -> np.ndarray:
+        others = [*observations[1:], observations[0]]
+        self._last = getattr(self, "_last", observations[0])
+        if len(observations) == 1:
             others = [self._last]
-        self._last = windows[0]
-        swapped = [
-            [replace(o, images=p.images) for o, p in zip(w, v, strict=True)]
-            for w, v in zip(windows, others, strict=True)
-        ]
-        return super().infer_batch(swapped, keys)
+        self._last = observations[0]
+        swapped = [replace(own, images=other.images) for own, other in zip(observations, others, strict=True)]
+        return super().infer_batch(swapped, windows, keys)
 
 
 @pytest.mark.slow

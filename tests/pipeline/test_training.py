@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,17 @@ def test_a_decision_does_not_depend_on_its_neighbours(
     demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, policy: str
 ) -> None:
     agent = agent_of(demonstrations, cache, run(demonstrations, cache, tmp_path, policy, epochs=1), policy, rows=4)
-    windows = [[observe(demonstrations, i)] for i in range(5)]
-    keys = [(100 + i, 0) for i in range(5)]
-    together = agent.infer_batch(windows, keys)
+    seen, keys = [observe(demonstrations, i) for i in range(5)], [(100 + i, 0) for i in range(5)]
+
+    def chunks(order: Sequence[int]) -> np.ndarray:
+        return agent.infer_batch(
+            [seen[i] for i in order], [agent.new_window() for _ in order], [keys[i] for i in order]
+        )
+
+    together = chunks(range(5))
     for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 17):
-        shuffled = agent.infer_batch([windows[i] for i in order], [keys[i] for i in order])
-        np.testing.assert_array_equal(shuffled, together[list(order)])
-    np.testing.assert_array_equal(agent.infer_batch(windows[2:3], keys[2:3])[0], together[2])
+        np.testing.assert_array_equal(chunks(order), together[list(order)])
+    np.testing.assert_array_equal(chunks([2])[0], together[2])
 
 
 def test_a_run_killed_between_saves_ends_like_the_whole_one(
@@ -160,10 +165,10 @@ def test_training_sees_observations_as_far_apart_as_decisions(
     np.testing.assert_array_equal(apart, np.minimum(data.train.windows.step, 4))
 
 
-def test_all_cameras_and_time_steps_go_through_the_encoder_in_one_call() -> None:
+def test_a_frame_is_encoded_once_and_all_cameras_in_one_call() -> None:
     rng = np.random.default_rng(0)
     shapes = Shapes(cameras=("front", "wrist"), grid=(3, 3), channels=12, proprio=11, goal=0, action=7)
-    policy: ChunkPolicy = instantiate({**choice("policy", "bc"), "observation_horizon": 2}, shapes)
+    policy: ChunkPolicy = instantiate({**choice("policy", "bc"), "observation_horizon": 3}, shapes)
     encoder, calls = patch_encoder(), []
     real = encoder.encode_rows
 
@@ -174,19 +179,22 @@ def test_all_cameras_and_time_steps_go_through_the_encoder_in_one_call() -> None
     encoder.encode_rows = counted  # type: ignore[method-assign, assignment]
     unit = [Normalise((0.0,) * d, (1.0,) * d) for d in (11, 7)]
     agent = Agent(encoder, policy, *unit, cameras=shapes.cameras, rows=3)
-    frames = rng.integers(0, 256, (3, 2, 2, 48, 48, 3), dtype=np.uint8)  # decision, time step, camera
-    windows = [
-        [
-            Observation(dict(zip(shapes.cameras, step, strict=True)), np.zeros(11, np.float32), np.zeros(0), 0.0)
-            for step in w
+    frames = rng.integers(0, 256, (5, 3, 2, 48, 48, 3), dtype=np.uint8)  # time step, episode, camera
+    windows = [agent.new_window() for _ in range(3)]
+    for step, episodes in enumerate(frames):
+        observations = [
+            Observation(dict(zip(shapes.cameras, images, strict=True)), np.full(11, step, np.float32), np.zeros(0), 0.0)
+            for images in episodes
         ]
-        for w in frames
-    ]
-    tokens = agent.inputs(windows).tokens
-    assert calls == [(12, 12)]
-    for i, camera in enumerate(shapes.cameras):
-        images = torch.from_numpy(frames[:, :, i].reshape(6, 48, 48, 3)).permute(0, 3, 1, 2)
-        torch.testing.assert_close(tokens[camera].flatten(0, 1), patch_encoder()(images).tokens)
+        agent.infer_batch(observations, windows, [(seed, step) for seed in range(3)])
+        inputs = agent.inputs(windows)
+        looked_back = [max(0, step - 2), max(0, step - 1), step]
+        np.testing.assert_array_equal(inputs.proprio[1, :, 0], looked_back)
+        for i, camera in enumerate(shapes.cameras):
+            images = torch.from_numpy(frames[looked_back, :, i].reshape(9, 48, 48, 3)).permute(0, 3, 1, 2)
+            true = patch_encoder()(images).tokens.unflatten(0, (3, 3)).transpose(0, 1)
+            torch.testing.assert_close(inputs.tokens[camera], true)
+    assert calls == [(6, 6)] * 5
 
 
 def agent_of(store: EpisodeStore, cache: FeatureCache, result: Any, policy: str, rows: int = 1) -> Agent:
