@@ -43,5 +43,4 @@ demo-full: setup  ## lift and both pick_cube tasks with all six arms, report in 
 
 bench: setup  ## the benchmarks; REFERENCE=DIR is a checkout of github.com/bfshi/scaling_on_scales for the encoder's
 	$(BIN)/python benchmarks/bench_rollout.py
-	@if [ -n "$(REFERENCE)" ]; then $(BIN)/python benchmarks/bench_encoder.py --reference "$(REFERENCE)"; \
-	else echo "bench_encoder was left out: give make bench REFERENCE=DIR, a checkout of github.com/bfshi/scaling_on_scales"; fi
+	$(BIN)/s2robot bench encoder $(if $(REFERENCE),reference=$(REFERENCE))

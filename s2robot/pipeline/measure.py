@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from s2robot.types import DatasetSpec, Observation
 
@@ -36,8 +37,6 @@ def measure_inference(checkpoint: Path, device: str = "auto") -> InferenceCost:
 
 
 def _measure(checkpoint: str, device: str) -> InferenceCost:
-    import torch
-
     from s2robot.encoders.cost import count_gmac
     from s2robot.pipeline.agents import load_policy
     from s2robot.pipeline.checkpoint import open_checkpoint
@@ -51,8 +50,6 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
         agent.infer(observations[call % len(observations)])
         times_ms.append(1e3 * (time.perf_counter() - start_s))
     p50, p95 = np.percentile(times_ms[WARM_UP:], [50, 95])
-    gpu = agent.device.type == "cuda"
-    peak_mb = torch.cuda.max_memory_allocated() / 2**20 if gpu else _peak_resident_mb()
     image = agent.encoder.cost().gmac if agent.cameras else 0.0
     window = agent.new_window()
     window.push(agent.encode(observations[:1])[0])
@@ -62,15 +59,17 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
     return InferenceCost(
         latency_p50_ms=float(p50),
         latency_p95_ms=float(p95),
-        peak_mb=float(peak_mb),
+        peak_mb=peak_memory_mb(agent.device),
         gmac_image=image,
         gmac_decision=image * len(agent.cameras) + head,
         params=agent.encoder.cost().params + sum(p.numel() for p in agent.policy.parameters()),
     )
 
 
-def _peak_resident_mb() -> float:
-    """Peak resident memory of this process; `ru_maxrss` would include that of the parent it was forked off."""
+def peak_memory_mb(device: torch.device) -> float:
+    """Of this process: allocated on the GPU, or resident; `ru_maxrss` would count the parent it was forked off."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return float(status["VmHWM"].split()[0]) / 1024
 
