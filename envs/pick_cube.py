@@ -1,6 +1,6 @@
 """`pick_cube`: several cubes, the goal names one colour; done when that cube and no other is lifted.
 
-The paper's robot task (arXiv 2403.13043, section 4.4). Number, size and spacing are configuration: the harder
+The paper's robot task (arXiv 2403.13043, Table 10). Number, size and spacing are configuration: the harder
 variants `pick_cube_small` and `pick_cube_clutter` are YAML files.
 
 Dims: n cubes, g goal (one entry per colour of the palette).

@@ -1,6 +1,6 @@
 """Scaling on Scales (S2): one frozen model run on several sizes of the same image.
 
-Shi et al., *When Do We Not Need Larger Vision Models?*, arXiv 2403.13043, section 3.1. Each scale is cut into tiles no
+Shi et al., *When Do We Not Need Larger Vision Models?*, arXiv 2403.13043. Each scale is cut into tiles no
 larger than the model was trained on, the tiles' maps are stitched, pooled to the grid of the first scale and
 concatenated along channels. The model's weights are untouched and its input never grows, so the cost is linear in the
 number of tiles.

@@ -71,6 +71,20 @@ def test_presence_is_asked_per_kind():
     np.testing.assert_array_equal(counts[:, 2:].sum(1), shown[-HELD_OUT:, ::-1].sum(0), "kind 0 is object 1")
 
 
+def test_capacity_is_what_tells_frames_apart():
+    rng = np.random.default_rng(4)
+    distinct = torch.from_numpy(rng.normal(size=(FRAMES, 4, 64))).half()
+    pairs = distinct.repeat_interleave(2, 0)[:FRAMES]  # every frame twice: a coin decides between two
+    found = {}
+    for name, tokens in (("distinct", distinct), ("pairs", pairs), ("none", torch.ones(FRAMES, 4, 64).half())):
+        [(head, frames)] = PROBES["capacity"].heads(Tokens(tokens, (2, 2), HELD_OUT), {}, Training(steps=600))
+        assert (head, len(frames)) == ("linear", FRAMES - HELD_OUT)
+        found[name] = value("capacity", head, frames)
+    assert found["distinct"] < 0.3
+    assert found["pairs"] == pytest.approx(np.log(2), abs=0.3)
+    assert found["none"] == pytest.approx(np.log(FRAMES - HELD_OUT), abs=0.1)
+
+
 def test_statistics_come_from_training_frames_alone():
     data, _ = bumps()
     changed = data.tokens.clone()

@@ -42,7 +42,7 @@ class PretrainConfig:
     """One pre-training run. `hidden_size`, `heads`, `layers` and `tile_px` give the ViT; the patch is 16 px.
 
     `dense` and `mae` weigh the objectives. `scales` are multiples of the tile that the dense objective sees at once,
-    its tokens concatenated as in S2 (arXiv 2403.13043, section 5); (1,) trains one scale, others are added later.
+    its tokens concatenated as in S2 (arXiv 2403.13043, section 3.3); (1,) trains one scale, others are added later.
     """
 
     out: str

@@ -35,6 +35,7 @@ CLASSES = ("background", "table", "robot", "object")
 FIRST_OBJECT = 3
 MIN_PIXELS = 12  # of an object that a probe asks about
 MAX_DEPTH_M = 3.0
+MEMORISED = 1000  # frames, where there are as many
 
 
 Frames = tuple[str, Float64[np.ndarray, "v ..."]]  # a head's name, and statistics per held-out frame
@@ -148,6 +149,24 @@ def _grid(
         return torch.stack([best(tokens, goal.expand(len(tokens), -1)) for goal in one_hot], dim=1)
 
     yield "small", in_batches(every_goal, data.test) * spread + centre
+
+
+# A class for every frame.
+
+
+def capacity(data: Tokens, labels: Mapping[str, np.ndarray], training: Training) -> Iterator[Frames]:
+    """Cross-entropy (nats) of memorising frames, each a class of its own (arXiv 2403.13043, section 3.3, where the
+    backbone is trained too): how far apart the mean token of one frame lies from all others', to a linear head. Scored on the
+    memorised frames themselves; ln(frames) is a guess.
+    """
+    tokens = data.train[:MEMORISED].float().mean(1)
+    inputs = (tokens - tokens.mean(0)) / tokens.std(0).clamp(min=1e-3)
+    torch.manual_seed(training.seed)
+    head = torch.nn.Linear(inputs.shape[1], len(inputs))
+    best: Any = train_head(head, lambda index: F.cross_entropy(head(inputs[index]), index), len(inputs), training)
+    with torch.no_grad():
+        errors = F.cross_entropy(best(inputs), torch.arange(len(inputs)), reduction="none")
+    yield "linear", _sum_and_count(errors.unsqueeze(1))
 
 
 # A value for every cell of the image.
@@ -323,5 +342,6 @@ PROBES = {
         Probe("size", "relative %", True, SCENES, size, _mean(100)),
         Probe("orientation", "deg", True, SCENES, orientation, _mean()),
         Probe("contact", "balanced %", False, SCENES, contact, _balanced),
+        Probe("capacity", "nats", True, SCENES, capacity, _mean()),
     )
 }

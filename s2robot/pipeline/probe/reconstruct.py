@@ -1,4 +1,4 @@
-"""How much of a larger encoder's features a linear map finds in another's (arXiv 2403.13043, section 4.1, Table 2).
+"""How much of a larger encoder's features a linear map finds in another's (arXiv 2403.13043, Table 2).
 
 One linear map from a token of the source to the target's token at the same place is fitted by least squares. Printed
 are l, its mean squared error on held-out frames, l0, that of the best constant, the mutual information bound

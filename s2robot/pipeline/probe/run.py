@@ -95,7 +95,9 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result: a head of a probe on one encoder's tokens. `ci95` is a bootstrap over frames."""
+    """One line of the result: a head of a probe on one encoder's tokens. `ci95` is a bootstrap over `frames`, those it
+    was scored on.
+    """
 
     encoder: str
     weights: str
@@ -128,7 +130,7 @@ def run_probes(config: ProbeConfig) -> list[Row]:
                 value = float(np.mean([about.reduce(one.sum(0)) for one in frames]))
                 rows.append(
                     Row(name, weights, source, probe, head, value, about.unit, bootstrap(frames, about.reduce),
-                        about.lower_is_better, config.held_out, len(encoders))
+                        about.lower_is_better, frames.shape[1], len(encoders))
                 )  # fmt: skip
     return rows
 
