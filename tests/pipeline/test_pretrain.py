@@ -17,8 +17,8 @@ from s2robot.envs.random_scenes import GENERATOR_VERSION
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.fit import Schedule, TrainState, fit
 from s2robot.pipeline.pretrain import run as pretrain_module
-from s2robot.pipeline.pretrain.crops import CELLS, FIRST_OBJECT, ROBOT, CropBatch, CropSampler
-from s2robot.pipeline.pretrain.dense import mean_where_known
+from s2robot.pipeline.pretrain.crops import CELLS, FAR_CELLS, FIRST_OBJECT, ROBOT, CropBatch, CropSampler
+from s2robot.pipeline.pretrain.dense import DenseLabels, mean_where_known
 from s2robot.pipeline.pretrain.frames import KEYS, SHARD_FRAMES, FrameSet, generate_frames
 from s2robot.pipeline.pretrain.mae import MaskedReconstruction, _patches, _visible_tokens
 from s2robot.pipeline.pretrain.run import PretrainConfig, Pretrainer, build_vit, pretrain
@@ -172,11 +172,26 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(
 def test_every_objective_learns(frames: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     pretrain(config(frames, tmp_path, steps=60, batch_size=16, warmup=5, save_every=10, lr=3e-3, **changes))
     curve = [json.loads(line) for line in (tmp_path / "val.jsonl").read_text().splitlines()]
-    expected = {"class", "offset", "albedo", "depth"} if changes.get("dense", 1) else set()
+    expected = {"class", "offset", "grip", "albedo", "depth"} if changes.get("dense", 1) else set()
     assert set(curve[0]) == {"step"} | expected | ({"mae"} if changes.get("mae") else set())
     for term in set(curve[0]) - {"step"}:
         assert curve[-1][term] < curve[0][term], term
     assert (tmp_path / "loss.png").stat().st_size > 5_000
+
+
+def test_the_robots_many_cells_do_not_dilute_the_objects_offsets() -> None:
+    label = torch.full((1, 4, 4), ROBOT)
+    label[0, 0, 0], label[0, 0, 1] = FIRST_OBJECT, 1
+    offset = torch.full((1, 4, 4, 2), float(FAR_CELLS))
+    offset[0, 0, 0], offset[0, 0, 1] = torch.tensor([1.5, 0.0]), torch.nan
+    nothing = torch.full((1, 4, 4, 3), torch.nan)
+    batch = CropBatch(torch.zeros(1, 3, 16, 16), label, offset, nothing, torch.zeros(1, 4, 4), torch.zeros(1, 1).long())
+    head = DenseLabels(8)
+    head.head.weight.data.zero_()
+    head.head.bias.data.zero_()
+    terms = head.terms(torch.zeros(1, 1, 8), batch)
+    assert float(terms["offset"]) == pytest.approx((1.5 - 0.5) / 2)  # two numbers of one cell
+    assert float(terms["grip"]) == pytest.approx((FAR_CELLS - 0.5) / FAR_CELLS)
 
 
 def test_the_masked_encoder_sees_the_kept_patches_alone(frames: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from s2robot.pipeline.pretrain.crops import CELLS, CropBatch
+from s2robot.pipeline.pretrain.crops import CELLS, FAR_CELLS, ROBOT, CropBatch
 
 CLASSES = 4  # background, table, robot, object
 OUTPUTS = CLASSES + 2 + 3 + 1  # + centre offset, albedo, log depth
@@ -38,12 +38,16 @@ class DenseLabels(nn.Module):
         return cells.permute(0, 1, 3, 2, 4, 5).reshape(len(tokens), g * CELLS, g * CELLS, OUTPUTS)
 
     def terms(self, tokens: Float[Tensor, "b n c"], batch: CropBatch) -> dict[str, Tensor]:
-        """The four losses."""
+        """The five losses."""
         logits, offset, albedo, log_depth = self(tokens).float().split([CLASSES, 2, 3, 1], dim=-1)
         weight = torch.tensor(CLASS_WEIGHTS, device=logits.device)
+        robot = (batch.label == ROBOT).unsqueeze(-1)
+        # Apart: the robot fills ten times as many cells, most of them far from its grip site.
+        to_centre, to_grip = batch.offset.masked_fill(robot, torch.nan), batch.offset.masked_fill(~robot, torch.nan)
         return {
             "class": F.cross_entropy(logits.flatten(0, 2), batch.label.flatten(), weight=weight),
-            "offset": mean_where_known(F.smooth_l1_loss, offset, batch.offset),
+            "offset": mean_where_known(F.smooth_l1_loss, offset, to_centre),
+            "grip": mean_where_known(F.smooth_l1_loss, offset, to_grip) / FAR_CELLS,
             "albedo": ALBEDO_WEIGHT * mean_where_known(F.l1_loss, albedo, batch.albedo),
             "depth": F.smooth_l1_loss(log_depth.squeeze(-1), batch.log_depth),
         }
