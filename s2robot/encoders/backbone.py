@@ -74,6 +74,12 @@ class Backbone(nn.Module):
         self.dtype = dtype
         return self.to(dtype)
 
+    def tune(self) -> None:
+        """Let the model choose its kernels for where and in what it computes now, if it has a `tune` of its own."""
+        if hasattr(self.model, "tune"):
+            device = next((p.device for p in self.parameters()), torch.device("cpu"))
+            self.model.tune(device, self.dtype)
+
     def num_params(self) -> int:
         """Number of weights; 0 for a callable that is not an nn.Module."""
         return sum(p.numel() for p in self.parameters())

@@ -32,7 +32,8 @@ class MultiscaleEncoder(nn.Module):
     Frames become squares by `square`: `crop` takes the central square, `pad` centres the frame on a square of the
     backbone's mean colour. They are scaled to [0, 1], normalised with the backbone's mean and std, and resized to each
     size (bicubic, in float32; antialiased when shrinking unless `reference`). `tile` defaults to the first size.
-    `grid=(gh, gw)` area-pools the map. `dtype` is what the backbone computes in: auto, float32 or bfloat16.
+    `grid=(gh, gw)` area-pools the map. `dtype` is what the backbone computes in: auto, float32 or bfloat16. `reference`
+    runs everything as published, at the speed of the model as its library builds it.
 
     Frozen: nothing requires grad, `train()` does nothing, and features carry no gradient. Raises S2RobotError where
     sizes, tile, patch and grid do not fit each other.
@@ -65,6 +66,8 @@ class MultiscaleEncoder(nn.Module):
         place = resolve_device(device)
         self.name = backbone.name
         self.backbone = backbone.to(place).cast(resolve_dtype(dtype, place))
+        if not reference:
+            self.backbone.tune()
         # (x / 255 - mean) / std as one multiplication and one addition.
         std = torch.tensor(backbone.std, device=place).view(3, 1, 1)
         self.register_buffer("_scale", 1 / (255 * std), persistent=False)

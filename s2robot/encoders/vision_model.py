@@ -68,6 +68,13 @@ class VisionTokens(nn.Module):
             return self.model(pixel_values=images, **options).last_hidden_state
         return self.model(pixel_values=images, output_hidden_states=True, **options).hidden_states[-1]
 
+    def tune(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Attention by plain products in bfloat16 on the CPU: 3 to 13 % of a pass faster than the fused kernel at 50 to
+        197 tokens (measured), the same but for rounding.
+        """
+        if device.type == "cpu" and dtype == torch.bfloat16 and isinstance(self.model, transformers.PreTrainedModel):
+            self.model.set_attn_implementation("eager")
+
 
 class Geometry(NamedTuple):
     """`side` that the model was trained at and `patch` side of one cell, both in px; class and register tokens."""

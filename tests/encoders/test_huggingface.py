@@ -57,6 +57,20 @@ def test_a_folder_gives_the_features_of_upstream_on_the_raw_frame(name, model_fo
         torch.testing.assert_close(features.prefix, expected[:, :prefix], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", HUGGINGFACE)
+def test_in_bfloat16_on_the_cpu_attention_is_by_plain_products_and_the_same_but_for_rounding(name, model_folder):
+    path = str(model_folder(name)[0])
+    images = frames(2, 32)
+    exact = MultiscaleEncoder(huggingface_backbone(path), (32,), dtype="float32", device="cpu")
+    published = MultiscaleEncoder(huggingface_backbone(path), (32,), dtype="bfloat16", device="cpu", reference=True)
+    tuned = MultiscaleEncoder(huggingface_backbone(path), (32,), dtype="bfloat16", device="cpu")
+    attention = [e.backbone.model.model.config._attn_implementation for e in (exact, published, tuned)]
+    assert attention[2] == "eager"
+    assert "eager" not in attention[:2] or name in ("resnet", "convnext")
+    errors = [(e(images).tokens - exact(images).tokens).abs().mean() for e in (published, tuned)]
+    assert errors[1] < 1.2 * errors[0] + 1e-6
+
+
 @pytest.mark.parametrize("name", ["vit", "dinov2_registers", "dinov3", "clip", "siglip"])
 def test_position_embeddings_are_interpolated_for_another_tile(name, model_folder):
     folder, model = model_folder(name)
