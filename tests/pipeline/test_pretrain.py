@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from s2robot.cli.main import main
+from s2robot.configs import choice, names
 from s2robot.encoders import load_encoder
 from s2robot.envs.random_scenes import GENERATOR_VERSION
 from s2robot.errors import S2RobotError
@@ -177,6 +179,21 @@ def test_every_objective_learns(frames: Path, tmp_path: Path, changes: dict[str,
     for term in set(curve[0]) - {"step"}:
         assert curve[-1][term] < curve[0][term], term
     assert (tmp_path / "loss.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("model", names("pretrain"))
+def test_every_shipped_size_trains_and_loads(
+    model: str, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real widths and tiles, one block deep."""
+    monkeypatch.setattr(pretrain_module, "HELD_OUT_CROPS", 2)
+    keys = [f"pretrain@model={model}", "model.layers=1", "steps=1", "batch_size=1", f"frames_dir={frames}"]
+    keys += [f"frames={2 * SHARD_FRAMES}", f"frame_px={PX}", "threads=1", f"out={tmp_path}", "device=cpu"]
+    assert main(["pretrain", *keys]) == 0
+    side, width = choice("pretrain", model)["tile_px"], choice("pretrain", model)["hidden_size"]
+    encoder = load_encoder("hf", path=str(tmp_path / "weights"), sizes=[side], device="cpu")
+    assert (encoder.backbone.image_size, encoder.channels) == (side, width)
+    assert max(path.stat().st_size for path in (tmp_path / "weights").iterdir()) < 15 * 2**20
 
 
 def test_the_robots_many_cells_do_not_dilute_the_objects_offsets() -> None:

@@ -34,6 +34,8 @@ from s2robot.progress import progress, say
 from s2robot.storage import append_line, cut_torn_line, publish_folder, write_atomic, write_json
 
 HELD_OUT_SEED = 999  # of the validation crops; their frames are the last shard's
+HELD_OUT_CROPS = 64  # in each of four batches
+CPU = torch.device("cpu")
 TRAIN, VALIDATION = "train.jsonl", "val.jsonl"
 
 
@@ -157,7 +159,7 @@ def _train(config: PretrainConfig, group: Group) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    module = Pretrainer(build_vit(config), config).to(group.device)
+    module = Pretrainer(build_vit(config, group.device), config).to(group.device)
     schedule = Schedule(config.lr, config.steps, config.warmup)
     state = TrainState.create(module, schedule, seed=config.seed, weight_decay=config.weight_decay)
     out.mkdir(parents=True, exist_ok=True)
@@ -169,7 +171,7 @@ def _train(config: PretrainConfig, group: Group) -> Path:
     train, held_out = frames.split(last=SHARD_FRAMES)
     side_px, cells = config.sizes[-1], CELLS * config.tile_px // PATCH
     crops = CropSampler(train, config.batch_size, side_px, cells, config.seed, group.rank, group.world)
-    validation = [CropSampler(held_out, 64, side_px, cells, HELD_OUT_SEED)(i) for i in range(4)]
+    validation = [CropSampler(held_out, HELD_OUT_CROPS, side_px, cells, HELD_OUT_SEED)(i) for i in range(4)]
     compute, parts = group.wrap(module), dict[str, Tensor]()
 
     def loss(batch: Any) -> Tensor:
@@ -217,8 +219,8 @@ def _forget_after(path: Path, step: int) -> None:
         write_atomic(path, "".join(kept).encode())
 
 
-def build_vit(config: PretrainConfig) -> Any:
-    """A randomly initialised Hugging Face ViT with plain attention: SDPA's backward is slower on the CPU (measured)."""
+def build_vit(config: PretrainConfig, device: torch.device = CPU) -> Any:
+    """A randomly initialised Hugging Face ViT; with plain attention on the CPU, where SDPA's backward is slower."""
     from transformers import ViTConfig, ViTModel
 
     shape = ViTConfig(
@@ -229,7 +231,7 @@ def build_vit(config: PretrainConfig) -> Any:
         image_size=config.tile_px,
         patch_size=16,
         layer_norm_eps=1e-6,
-        attn_implementation="eager",
+        attn_implementation="eager" if device.type == "cpu" else "sdpa",
     )
     return ViTModel(shape, add_pooling_layer=False)
 
