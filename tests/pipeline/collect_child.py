@@ -23,9 +23,12 @@ PAUSE_S = 0.03
 def wait(event: str, arguments: tuple[object, ...]) -> None:
     """Before each operation that changes a folder of episodes."""
     writes = event == "open" and int(arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)  # type: ignore[call-overload]
-    inside = any(folder in str(arguments[0]) for folder in ("/episodes/", "/.partial/"))
-    if inside and (writes or event in ("os.rename", "os.mkdir")):
+    if (writes or event in ("os.rename", "os.mkdir")) and _in_store(str(arguments[0])):
         time.sleep(PAUSE_S)
+
+
+def _in_store(path: str) -> bool:
+    return "/episodes/" in path or "/.partial/" in path
 
 
 sys.addaudithook(wait)
