@@ -74,7 +74,7 @@ def config(frames: Path, out: Path, **changes: Any) -> PretrainConfig:
     plain: dict[str, Any] = {
         "out": str(out), "frames_dir": str(frames), "frames": 2 * SHARD_FRAMES, "first_seed": 1_000_000,
         "frame_px": PX, "hidden_size": 32, "heads": 2, "layers": 1, "tile_px": 32, "batch_size": 4, "steps": 6,
-        "dense": 1.0, "mae": 0.0, "scales": (1,),
+        "dense": 1.0, "mae": 0.0, "scales": (1,), "keep_every": 0,
         "warmup": 1, "lr": 1e-3, "weight_decay": 0.05, "seed": 0, "save_every": 2, "workers": 0, "threads": 1,
     }  # fmt: skip
     return PretrainConfig(**{**plain, **changes})
@@ -148,7 +148,11 @@ def test_both_sizes_see_the_same_crops(frames: Path) -> None:
 def test_a_killed_run_resumes_and_ends_with_the_same_weights(
     frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = pretrain(config(frames, tmp_path / "whole"))
+    whole = pretrain(config(frames, tmp_path / "whole", keep_every=3))
+    kept = tmp_path / "whole" / "kept"
+    assert sorted(path.name for path in kept.iterdir()) == ["step-000003", "step-000006"]
+    halfway, end = ((kept / step / "model.safetensors").read_bytes() for step in ("step-000003", "step-000006"))
+    assert halfway != end == (whole / "model.safetensors").read_bytes()
     real = pretrain_module.save_checkpoint
 
     def save_then_die(*args: Any, **kwargs: Any) -> None:

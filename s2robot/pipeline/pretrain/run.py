@@ -45,6 +45,7 @@ class PretrainConfig:
 
     `dense` and `mae` weigh the objectives. `scales` are multiples of the tile that the dense objective sees at once,
     its tokens concatenated as in S2 (arXiv 2403.13043, section 3.3); (1,) trains one scale, others are added later.
+    Every `keep_every` steps the weights are kept, for curves of what probes find in them; 0 keeps the last alone.
     """
 
     out: str
@@ -66,6 +67,7 @@ class PretrainConfig:
     weight_decay: float
     seed: int
     save_every: int
+    keep_every: int
     workers: int
     threads: int
 
@@ -75,10 +77,10 @@ class PretrainConfig:
                 f"tile_px={self.tile_px} must divide by the patch of {PATCH} px and hidden_size={self.hidden_size} "
                 f"by heads={self.heads}"
             )
-        if min(self.steps, self.batch_size, self.save_every) < 1 or self.seed < 0:
+        if min(self.steps, self.batch_size, self.save_every) < 1 or min(self.seed, self.keep_every) < 0:
             raise S2RobotError(
                 f"steps={self.steps}, batch_size={self.batch_size} and save_every={self.save_every} are at least 1, "
-                f"seed={self.seed} at least 0"
+                f"seed={self.seed} and keep_every={self.keep_every} at least 0"
             )
         if min(self.dense, self.mae) < 0 or self.dense + self.mae <= 0:
             raise S2RobotError(f"dense={self.dense}, mae={self.mae}: weights of 0 or more, one of them above 0")
@@ -94,7 +96,7 @@ class PretrainConfig:
 
     def recipe(self) -> dict[str, Any]:
         """What determines the weights: everything but folders and machine settings."""
-        machine = {"out", "frames_dir", "save_every", "workers", "threads"}
+        machine = {"out", "frames_dir", "save_every", "keep_every", "workers", "threads"}
         return {k: v for k, v in json.loads(json.dumps(asdict(self))).items() if k not in machine}
 
 
@@ -193,6 +195,9 @@ def _train(config: PretrainConfig, group: Group) -> Path:
             files = {"train_state": state.tensors()}
             save_checkpoint(out / "checkpoints", record.step, files, {"recipe": recipe})
             write_atomic(out / "loss.png", loss_plot(out / TRAIN, out / VALIDATION))
+        if config.keep_every and record.step % config.keep_every == 0:
+            (out / "kept").mkdir(exist_ok=True)
+            export_weights(module.backbone, config, out / "kept" / f"step-{record.step:06d}", frames.fingerprint())
     return export_weights(module.backbone, config, out / "weights", frames.fingerprint())
 
 
