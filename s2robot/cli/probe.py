@@ -16,6 +16,7 @@ def run(config: Any, verb: str) -> int | None:
     from omegaconf import OmegaConf
 
     from s2robot.errors import S2RobotError
+    from s2robot.pipeline.probe.curves import curve_plot, kept_weights
     from s2robot.pipeline.probe.probes import PROBES
     from s2robot.pipeline.probe.run import ProbeConfig, run_probes, run_reconstructions
     from s2robot.pipeline.probe.table import as_text, correlate, plot, reconstructions_as_text, to_json
@@ -26,6 +27,9 @@ def run(config: Any, verb: str) -> int | None:
     for key in ("encoders", "tasks", "probes"):
         given = settings[key] or (list(PROBES) if key == "probes" else [])
         settings[key] = (given,) if isinstance(given, str | dict) else tuple(given)
+    kept = kept_weights([plain["runs"]] if isinstance(plain["runs"], dict) else plain["runs"] or [])
+    if kept:
+        settings["encoders"] = tuple({name: weights.entry} for name, weights in kept.items())
     report = read_json(Path(config.success)) if config.success else None
     if report is not None and "tasks" not in report:
         raise S2RobotError(f"success={config.success} is no report.json of `s2robot compare`: it has no tasks")
@@ -34,6 +38,9 @@ def run(config: Any, verb: str) -> int | None:
     out = Path(config.out)
     write_json(out / "probe.json", to_json(rows))
     write_atomic(out / "probe.png", plot(rows))
+    if kept:
+        write_json(out / "curves.json", [{**line, **_place(kept, line)} for line in to_json(rows)])
+        write_atomic(out / "curves.png", curve_plot(rows, kept))
     print(as_text(rows))
     found = run_reconstructions(probe)
     if found:
@@ -50,3 +57,9 @@ def run(config: Any, verb: str) -> int | None:
             print(f"{line.task}: {line.source} {line.probe} ({line.head}): {line.rho:+.2f}, n = {line.n}, {interval}")
     print(f"written: {out / 'probe.json'}, {out / 'probe.png'}")
     return None
+
+
+def _place(kept: Any, line: Any) -> dict[str, Any]:
+    """Where on a curve a line of the table stands; nowhere for the constant predictor."""
+    weights = kept.get(line["encoder"])
+    return {} if weights is None else {"run": weights.name, "samples": weights.samples, "tmac": weights.tmac}

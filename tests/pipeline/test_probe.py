@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from s2robot.cli.main import main
 from s2robot.configs import choice
+from s2robot.encoders.huggingface import WEIGHTS_FOLDER
 from s2robot.pipeline.probe import frames as frames_module
 from s2robot.pipeline.probe import run as run_module
 from s2robot.pipeline.probe.frames import FrameRecipe, draw_frames, load_labels, load_rgb
@@ -263,6 +265,32 @@ def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, c
     monkeypatch.setattr(run_module, "_tokens", never)
     assert main([*arguments[:-3], "target=null", *arguments[-3:]]) == 0
     assert json.loads((tmp_path / "probe.json").read_text()) == rows
+
+
+def test_curves_over_what_a_pretraining_kept(tmp_path, monkeypatch, capsys):
+    for module in (frames_module, run_module):
+        monkeypatch.setattr(module, "SHARD_FRAMES", 10)
+    for run, steps in (("one", (100, 200)), ("two", (100,))):
+        recipe = {"recipe": {"tile_px": 112, "batch_size": 32, "scales": [1]}}
+        for step in steps:
+            folder = tmp_path / run / "kept" / f"step-{step:06d}"
+            shutil.copytree(WEIGHTS_FOLDER / "vit_tiny_112", folder)
+            (folder / "recipe.json").write_text(json.dumps(recipe))
+    runs = "runs=[" + ",".join(f"{{{run}:{{encoder:base,run:{tmp_path / run}}}}}" for run in ("one", "two")) + "]"
+    arguments = ["tasks=[lift]", "probes=[joints]", "frames=40", "held_out=10", "steps=3"]
+    assert main(["probe", runs, *arguments, f"out={tmp_path / 'out'}", "workers=0", "device=cpu"]) == 0
+    rows = json.loads((tmp_path / "out" / "curves.json").read_text())
+    points = {(row["run"], row["samples"]): row["tmac"] for row in rows if row["encoder"] != "constant"}
+    assert set(points) == {("one", 3200), ("one", 6400), ("two", 3200)}
+    assert points["one", 6400] == pytest.approx(6400 * 3 * 0.2816e-3, rel=0.02)  # ViT-Ti/16 at 112 px
+    assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
+    (tmp_path / "none").mkdir()
+    for wrong, message in (
+        ("{none:{encoder:base,run:%s}}" % (tmp_path / "none"), "kept no weights"),
+        ("{a:b}", "is no run"),
+    ):
+        assert main(["probe", f"runs=[{wrong}]", *arguments, f"out={tmp_path / 'out'}"]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
