@@ -37,14 +37,14 @@ def crash_module() -> Any:
     return module
 
 
-def kill_collect(store: Path, kills: int, command: list[str] = COMMAND) -> int:
+def kill_collect(store: Path, kills: int, command: list[str] = COMMAND, within_s: float = 1.5) -> int:
     """Start, kill at a seeded moment after the first acknowledgement, check, start again on the same store."""
     crash = crash_module()
     acknowledged: list[str] = []
     expected: dict[int, str] = {}
     env = make_task(TASK)
     for kill in range(kills):
-        moment_s = random.Random(kill).uniform(0.0, 1.5)
+        moment_s = random.Random(kill).uniform(0.0, within_s)
         arguments = [f"store={store}", f"episodes={EPISODES + 10 * kill}"]
         acknowledged += crash.run_and_kill([*command, *arguments], moment_s).lines
         for seed in EpisodeStore(store).seeds:
@@ -68,7 +68,7 @@ def test_two_hundred_kills_of_collect_lose_nothing_acknowledged(tmp_path: Path) 
 def test_the_same_kills_find_a_collect_that_skips_a_safeguard(tmp_path: Path, mutant: str) -> None:
     command = [sys.executable, CHILD, mutant, *KEYS, "workers=0"]
     with pytest.raises(AssertionError, match=r"a reader meets damage|is partial|reads as other content"):
-        kill_collect(tmp_path / "store", kills=60, command=command)
+        kill_collect(tmp_path / "store", kills=60, command=command, within_s=5.0)  # several episodes long
 
 
 def test_the_store_does_not_depend_on_workers_or_interruptions(demonstrations: EpisodeStore, tmp_path: Path) -> None:
