@@ -27,7 +27,7 @@ type: venv  ## check types
 	$(BIN)/mypy
 
 test: setup  ## the tests, under 10 minutes on two cores, no GPU, no display
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: setup  ## the tests that take minutes to hours
 	$(BIN)/pytest -q -m slow

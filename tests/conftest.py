@@ -13,6 +13,9 @@ from s2robot.gl import select_gl_backend
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
+
 if importlib.util.find_spec("mujoco"):
     # Without any backend the tests that render fail with their own clear line.
     with contextlib.suppress(S2RobotError):

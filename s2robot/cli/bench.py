@@ -15,11 +15,14 @@ def run(config: Any, verb: str) -> int | None:
 
     from omegaconf import OmegaConf
 
-    from s2robot.pipeline.bench_encoder import BenchConfig, as_text, bench_encoder
+    from s2robot.pipeline.bench.encoder import BenchConfig, as_text, bench_encoder
     from s2robot.storage import write_json
 
     plain: Any = OmegaConf.to_container(config)
-    rows = bench_encoder(BenchConfig(**{field.name: plain[field.name] for field in fields(BenchConfig)}))
+    settings = {field.name: plain[field.name] for field in fields(BenchConfig)}
+    modes = plain["modes"] or ()
+    settings["modes"] = (modes,) if isinstance(modes, str) else tuple(modes)
+    rows = bench_encoder(BenchConfig(**settings))
     print("\n".join(as_text(rows)))
     if config.out:
         write_json(Path(config.out), [asdict(row) for row in rows])

@@ -27,7 +27,7 @@ def run(config: Any, verb: str) -> int | None:
     for key in ("encoders", "tasks", "probes"):
         given = settings[key] or (list(PROBES) if key == "probes" else [])
         settings[key] = (given,) if isinstance(given, str | dict) else tuple(given)
-    kept = kept_weights([plain["runs"]] if isinstance(plain["runs"], dict) else plain["runs"] or [])
+    kept = kept_weights([plain["runs"]] if isinstance(plain["runs"], dict | str) else plain["runs"] or [])
     if kept:
         settings["encoders"] = tuple({name: weights.entry} for name, weights in kept.items())
     report = read_json(Path(config.success)) if config.success else None

@@ -23,7 +23,7 @@ from s2robot.storage import fingerprint
 
 SQUARE_RULES = ("crop", "pad")
 # Raised whenever the same weights and settings would give other features than before: old caches are then not used.
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 
 
 class MultiscaleEncoder(nn.Module):
@@ -66,8 +66,8 @@ class MultiscaleEncoder(nn.Module):
         place = resolve_device(device)
         self.name = backbone.name
         self.backbone = backbone.to(place).cast(resolve_dtype(dtype, place))
-        if not reference:
-            self.backbone.tune()
+        sides = [size // count for size, count in zip(self.sizes, self.splits, strict=True)]
+        self.backbone.choose_attention(max(sides), published=reference)
         # (x / 255 - mean) / std as one multiplication and one addition.
         std = torch.tensor(backbone.std, device=place).view(3, 1, 1)
         self.register_buffer("_scale", 1 / (255 * std), persistent=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
@@ -12,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from s2robot.encoders.interface import Encoder
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.targets import PACKAGE, instantiate
+
+RESERVED = ("constant", "episodes")  # the predictor that sees nothing; the folder of a task's demonstrations
 
 
 def encoder_names() -> list[str]:
@@ -44,7 +47,8 @@ def named_encoders(entries: Iterable[str | Mapping[str, Any]]) -> dict[str, dict
     """Name -> configuration. An entry is a name of the catalogue, or an encoder of it under another name, some keys
     replaced: `{"s2_mine": {"encoder": "s2", "path": "outputs/mine/weights"}}`.
 
-    Raises S2RobotError on an unknown name, on one given twice, and on an entry of another form.
+    Raises S2RobotError on an unknown name, on one given twice, on a new one that is no plain word (it becomes part of
+    paths), and on an entry of another form.
     """
     found: dict[str, dict[str, Any]] = {}
     for entry in entries:
@@ -63,7 +67,10 @@ def _renamed(entry: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(content, Mapping) or not isinstance(content.get("encoder"), str):
         raise S2RobotError(f"{entry!r} is no encoder; give a name, or {{new_name: {{encoder: name, key: value}}}}")
     changes = {str(key): value for key, value in content.items() if key != "encoder"}
-    return str(next(iter(entry))), encoder_config(content["encoder"]) | changes
+    name = str(next(iter(entry)))
+    if not re.fullmatch(r"\w[\w.@+-]*", name) or name in RESERVED:
+        raise S2RobotError(f"{name!r} names no encoder: letters, digits, _ . @ + - and not {' or '.join(RESERVED)}")
+    return name, encoder_config(content["encoder"]) | changes
 
 
 def encoder_config(name_or_config: str | Mapping[str, Any] | DictConfig) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class VisionTokens(nn.Module):
         super().__init__()
         self.model = model
         self.layer = layer
+        self._published_attention = getattr(model.config, "_attn_implementation", None)
         self.patch: int = getattr(model.config, "patch_size", 1)
         self.interpolates = INTERPOLATE in inspect.signature(model.forward).parameters
         _leave_out(model, -1 - layer)
@@ -68,12 +69,10 @@ class VisionTokens(nn.Module):
             return self.model(pixel_values=images, **options).last_hidden_state
         return self.model(pixel_values=images, output_hidden_states=True, **options).hidden_states[-1]
 
-    def tune(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Attention by plain products in bfloat16 on the CPU: 3 to 13 % of a pass faster than the fused kernel at 50 to
-        197 tokens (measured), the same but for rounding.
-        """
-        if device.type == "cpu" and dtype == torch.bfloat16 and isinstance(self.model, transformers.PreTrainedModel):
-            self.model.set_attn_implementation("eager")
+    def choose_attention(self, plain: bool) -> None:
+        """By plain products, or by the kernel that the model came with; the same but for rounding."""
+        if isinstance(self.model, transformers.PreTrainedModel):
+            self.model.set_attn_implementation("eager" if plain else self._published_attention)
 
 
 class Geometry(NamedTuple):

@@ -69,7 +69,7 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
 def peak_memory_mb(device: torch.device) -> float:
     """Of this process: allocated on the GPU, or resident; `ru_maxrss` would count the parent it was forked off."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return float(status["VmHWM"].split()[0]) / 1024
 

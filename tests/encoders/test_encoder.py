@@ -140,6 +140,21 @@ def test_bfloat16_features_agree_with_float32():
     assert torch.cosine_similarity(exact.flatten(), short.flatten(), dim=0) > 0.9995
 
 
+def test_large_tiles_keep_the_attention_that_saves_memory():
+    chosen: list[bool] = []
+
+    class Model(torch.nn.Module):
+        def choose_attention(self, plain: bool) -> None:
+            chosen.append(plain)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images[:, :, ::16, ::16]
+
+    for side, dtype in ((256, "bfloat16"), (272, "bfloat16"), (256, "float32")):
+        MultiscaleEncoder(Backbone(Model(), "grid", patch=16), (side,), dtype=dtype, device="cpu")
+    assert chosen == [True, False, False]
+
+
 def test_auto_dtype_is_bfloat16_exactly_where_the_processor_has_it(monkeypatch):
     for native, expected in [(True, "bfloat16"), (False, "float32")]:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)

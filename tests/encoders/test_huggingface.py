@@ -69,6 +69,8 @@ def test_in_bfloat16_on_the_cpu_attention_is_by_plain_products_and_the_same_but_
     assert "eager" not in attention[:2] or name in ("resnet", "convnext")
     errors = [(e(images).tokens - exact(images).tokens).abs().mean() for e in (published, tuned)]
     assert errors[1] < 1.2 * errors[0] + 1e-6
+    again = MultiscaleEncoder(tuned.backbone, (32,), dtype="float32", device="cpu")
+    assert again.backbone.model.model.config._attn_implementation == attention[0], "a backbone may be used again"
 
 
 @pytest.mark.parametrize("name", ["vit", "dinov2_registers", "dinov3", "clip", "siglip"])

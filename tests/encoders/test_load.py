@@ -108,6 +108,10 @@ def test_an_encoder_under_another_name_is_the_one_it_names_with_keys_replaced():
         ([{"mine": "s2"}], "is no encoder"),
         ([{"a": {"encoder": "s2"}, "b": {"encoder": "s2"}}], "is no encoder"),
         ([["s2"]], "is no encoder"),
+        *(
+            ([{name: {"encoder": "s2"}}], f"{name!r} names no encoder")
+            for name in ("a/b", "..", "", "constant", "episodes")
+        ),
     ],
 )
 def test_a_list_of_encoders_that_cannot_be_is_one_line(entries: list[Any], message: str) -> None:

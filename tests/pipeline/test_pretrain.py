@@ -148,10 +148,10 @@ def test_both_sizes_see_the_same_crops(frames: Path) -> None:
 def test_a_killed_run_resumes_and_ends_with_the_same_weights(
     frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = pretrain(config(frames, tmp_path / "whole", keep_every=3))
+    whole = pretrain(config(frames, tmp_path / "whole", keep_every=4))
     kept = tmp_path / "whole" / "kept"
-    assert sorted(path.name for path in kept.iterdir()) == ["step-000003", "step-000006"]
-    halfway, end = ((kept / step / "model.safetensors").read_bytes() for step in ("step-000003", "step-000006"))
+    assert sorted(path.name for path in kept.iterdir()) == ["step-000004", "step-000006"]
+    halfway, end = ((kept / step / "model.safetensors").read_bytes() for step in ("step-000004", "step-000006"))
     assert halfway != end == (whole / "model.safetensors").read_bytes()
     real = pretrain_module.save_checkpoint
 
@@ -162,7 +162,8 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(
 
     monkeypatch.setattr(pretrain_module, "save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt, match=DEATH):
-        pretrain(config(frames, tmp_path / "part"))
+        pretrain(config(frames, tmp_path / "part", keep_every=4))
+    assert (tmp_path / "part" / "kept" / "step-000004" / "model.safetensors").exists(), "kept before the checkpoint"
     monkeypatch.setattr(pretrain_module, "save_checkpoint", real)
     resumed = pretrain(config(frames, tmp_path / "part"))
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
@@ -211,8 +212,8 @@ def test_the_robots_many_cells_do_not_dilute_the_objects_offsets() -> None:
     head.head.weight.data.zero_()
     head.head.bias.data.zero_()
     terms = head.terms(torch.zeros(1, 1, 8), batch)
-    assert float(terms["offset"]) == pytest.approx((1.5 - 0.5) / 2)  # two numbers of one cell
-    assert float(terms["grip"]) == pytest.approx((FAR_CELLS - 0.5) / FAR_CELLS)
+    assert terms["offset"].item() == pytest.approx((1.5 - 0.5) / 2)  # two numbers of one cell
+    assert terms["grip"].item() == pytest.approx((FAR_CELLS - 0.5) / FAR_CELLS)
 
 
 def test_the_masked_encoder_sees_the_kept_patches_alone(frames: Path, tmp_path: Path) -> None:

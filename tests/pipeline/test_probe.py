@@ -271,7 +271,9 @@ def test_curves_over_what_a_pretraining_kept(tmp_path, monkeypatch, capsys):
     for module in (frames_module, run_module):
         monkeypatch.setattr(module, "SHARD_FRAMES", 10)
     for run, steps in (("one", (100, 200)), ("two", (100,))):
-        recipe = {"recipe": {"tile_px": 112, "batch_size": 32, "scales": [1]}}
+        recipe = {"recipe": {"tile_px": 112, "batch_size": 32, "scales": [1], "dense": 1.0, "mae": 0.0}}
+        if run == "two":
+            recipe["recipe"] |= {"dense": 0.0, "mae": 1.0}
         for step in steps:
             folder = tmp_path / run / "kept" / f"step-{step:06d}"
             shutil.copytree(WEIGHTS_FOLDER / "vit_tiny_112", folder)
@@ -283,13 +285,17 @@ def test_curves_over_what_a_pretraining_kept(tmp_path, monkeypatch, capsys):
     points = {(row["run"], row["samples"]): row["tmac"] for row in rows if row["encoder"] != "constant"}
     assert set(points) == {("one", 3200), ("one", 6400), ("two", 3200)}
     assert points["one", 6400] == pytest.approx(6400 * 3 * 0.2816e-3, rel=0.02)  # ViT-Ti/16 at 112 px
+    assert points["two", 3200] == pytest.approx(points["one", 3200] / 4), "MAE shows the encoder a quarter"
     assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
     (tmp_path / "none").mkdir()
+    one = f"{{one:{{encoder:base,run:{tmp_path / 'one'}}}}}"
     for wrong, message in (
-        ("{none:{encoder:base,run:%s}}" % (tmp_path / "none"), "kept no weights"),
-        ("{a:b}", "is no run"),
+        (f"[{{none:{{encoder:base,run:{tmp_path / 'none'}}}}}]", "kept no weights"),
+        (f"[{one},{one}]", "run 'one' is listed twice"),
+        ("[{a:{encoder:base,run:null}}]", "is no run"),
+        ("outputs", "'outputs' is no run"),
     ):
-        assert main(["probe", f"runs=[{wrong}]", *arguments, f"out={tmp_path / 'out'}"]) == 2
+        assert main(["probe", f"runs={wrong}", *arguments, f"out={tmp_path / 'out'}"]) == 2
         assert message in capsys.readouterr().err
 
 
@@ -297,7 +303,7 @@ def test_curves_over_what_a_pretraining_kept(tmp_path, monkeypatch, capsys):
     ("change", "message"),
     [
         ("probes=colour", "unknown probe 'colour'"),
-        ("probes=[colour]", "unknown probe 'colour'; known: contact"),
+        ("probes=[colour]", "unknown probe 'colour'; known: capacity"),
         ("held_out=3000", "held_out=3000 of frames=4000: hold out at least 100 and at most half"),
         ("encoders=[blind]", "encoder 'blind' sees nothing"),
         ("frames=4050", "frames=4050; give a multiple of 100"),

@@ -15,13 +15,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 PATCH = 16
+MASKED = 0.75  # share of the patches that the encoder does not see
 WIDTH, DEPTH, HEADS = 128, 2, 4  # of the decoder
 
 
 class MaskedReconstruction(nn.Module):
     """Decoder and loss over a ViT backbone of transformers, whose class token comes first."""
 
-    def __init__(self, backbone: Any, masked: float = 0.75) -> None:
+    def __init__(self, backbone: Any, masked: float = MASKED) -> None:
         super().__init__()
         config = backbone.config
         self.masked = masked

@@ -35,6 +35,7 @@ from s2robot.storage import append_line, cut_torn_line, publish_folder, write_at
 
 HELD_OUT_SEED = 999  # of the validation crops; their frames are the last shard's
 HELD_OUT_CROPS = 64  # in each of four batches
+OBJECTIVES_VERSION = 2  # raised whenever the same settings would train towards something else
 CPU = torch.device("cpu")
 TRAIN, VALIDATION = "train.jsonl", "val.jsonl"
 
@@ -45,7 +46,7 @@ class PretrainConfig:
 
     `dense` and `mae` weigh the objectives. `scales` are multiples of the tile that the dense objective sees at once,
     its tokens concatenated as in S2 (arXiv 2403.13043, section 3.3); (1,) trains one scale, others are added later.
-    Every `keep_every` steps the weights are kept, for curves of what probes find in them; 0 keeps the last alone.
+    Every `keep_every` steps and at the end the weights are kept, for curves of what probes find in them; 0 keeps none.
     """
 
     out: str
@@ -97,7 +98,8 @@ class PretrainConfig:
     def recipe(self) -> dict[str, Any]:
         """What determines the weights: everything but folders and machine settings."""
         machine = {"out", "frames_dir", "save_every", "keep_every", "workers", "threads"}
-        return {k: v for k, v in json.loads(json.dumps(asdict(self))).items() if k not in machine}
+        plain = json.loads(json.dumps(asdict(self)))
+        return {"objectives": OBJECTIVES_VERSION} | {k: v for k, v in plain.items() if k not in machine}
 
 
 class Pretrainer(nn.Module):
@@ -190,14 +192,15 @@ def _train(config: PretrainConfig, group: Group) -> Path:
         if record.step % 20 == 0:
             line = {"step": record.step, "loss": float(record.loss), "lr": record.lr}
             append_line(out / TRAIN, json.dumps(line | {k: float(v) for k, v in parts.items()}))
-        if record.step % config.save_every == 0 or record.step == config.steps:
+        last = record.step == config.steps
+        if config.keep_every and (record.step % config.keep_every == 0 or last):
+            (out / "kept").mkdir(exist_ok=True)  # before the checkpoint: a resumed run starts behind it
+            export_weights(module.backbone, config, out / "kept" / f"step-{record.step:06d}", frames.fingerprint())
+        if record.step % config.save_every == 0 or last:
             append_line(out / VALIDATION, json.dumps({"step": record.step, **_validate(module, validation)}))
             files = {"train_state": state.tensors()}
             save_checkpoint(out / "checkpoints", record.step, files, {"recipe": recipe})
             write_atomic(out / "loss.png", loss_plot(out / TRAIN, out / VALIDATION))
-        if config.keep_every and record.step % config.keep_every == 0:
-            (out / "kept").mkdir(exist_ok=True)
-            export_weights(module.backbone, config, out / "kept" / f"step-{record.step:06d}", frames.fingerprint())
     return export_weights(module.backbone, config, out / "weights", frames.fingerprint())
 
 

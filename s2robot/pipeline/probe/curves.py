@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 
 from s2robot.encoders import load_encoder
 from s2robot.errors import S2RobotError
+from s2robot.pipeline.pretrain.mae import MASKED
 from s2robot.pipeline.probe.run import Row
 from s2robot.storage import read_json
 
@@ -29,22 +29,26 @@ class Kept:
     tmac: float
 
 
-def kept_weights(runs: Sequence[Mapping[str, Any]]) -> dict[str, Kept]:
+def kept_weights(runs: Sequence[Any]) -> dict[str, Kept]:
     """Name of an encoder to probe -> weights, of every `{name: {encoder: s2, run: FOLDER}}`.
 
-    Raises S2RobotError for another form, and for a run that kept nothing.
+    Raises S2RobotError for another form, a name given twice, and a run that kept nothing.
     """
     found: dict[str, Kept] = {}
     for run in runs:
         content = next(iter(run.values())) if isinstance(run, Mapping) and len(run) == 1 else None
-        if not isinstance(content, Mapping) or set(content) != {"encoder", "run"}:
+        if not isinstance(content, Mapping) or not all(isinstance(content.get(key), str) for key in ("encoder", "run")):
             raise S2RobotError(f"{run!r} is no run; give {{name: {{encoder: s2, run: FOLDER}}}}")
         name, folders = str(next(iter(run))), sorted((Path(content["run"]) / "kept").glob("step-*"))
+        if any(weights.name == name for weights in found.values()):
+            raise S2RobotError(f"run {name!r} is listed twice; give one of them another name")
         if not folders:
-            raise S2RobotError(f"{content['run']} kept no weights on the way; pre-train with keep_every=1000")
+            raise S2RobotError(f"{content['run']} kept no weights on the way; pre-train with keep_every=300, say")
         recipe = read_json(folders[0] / "recipe.json")["recipe"]
         tile = load_encoder("hf", "cpu", path=str(folders[0]), sizes=[recipe["tile_px"]])
-        per_sample = FORWARD_AND_BACKWARD * tile.cost().gmac * sum(scale**2 for scale in recipe["scales"])
+        passes = sum(scale**2 for scale in recipe["scales"]) * bool(recipe["dense"])
+        passes += (1 - MASKED) * bool(recipe["mae"])  # its decoder is left out
+        per_sample = FORWARD_AND_BACKWARD * tile.cost().gmac * passes
         for folder in folders:
             step = int(folder.name.removeprefix("step-"))
             samples = step * recipe["batch_size"]
@@ -71,7 +75,7 @@ def curve_plot(rows: Sequence[Row], kept: Mapping[str, Kept]) -> bytes:
                 [line] = axes.plot(x, [row.value for row in found], marker="o", markersize=3, label=f"{name}, {head}")
                 low, high = zip(*(row.ci95 for row in found), strict=True)
                 axes.fill_between(x, low, high, alpha=0.15, color=line.get_color())
-            top = max((row.ci95[1] for points in lines.values() for _, row in points), default=math.nan)
+            top = max(row.ci95[1] for points in lines.values() for _, row in points)
             axes.set(title=f"{source}: {probe}", xlabel=label, ylabel=unit, xlim=(0, None), ylim=(0, 1.05 * top))
             axes.legend(fontsize=7)
     buffer = io.BytesIO()

@@ -118,11 +118,12 @@ def run_probes(config: ProbeConfig) -> list[Row]:
     cache = FeatureCache(folder / "cache")
     sources = _sources(config)
     rows: list[Row] = []
-    encoders_by_name = _encoders(config)
+    variants = _variants(config)
     for source, (recipe, probes) in sources.items():
         paths = draw_frames(recipe, folder / "frames" / source, config.workers)
         labels = load_labels(paths)
-        for name, encoders in encoders_by_name.items():
+        for name, configs in variants.items():
+            encoders = [None if about is None else load_encoder(about, config.device) for about in configs]
             found = [_scores(config, recipe, probes, encoder, cache, paths, labels) for encoder in encoders]
             weights = "+".join(encoder.weights_sha256()[:12] for encoder in encoders if encoder is not None)
             for probe, head in found[0]:
@@ -162,21 +163,20 @@ def _sources(config: ProbeConfig) -> dict[str, tuple[FrameRecipe, list[Probe]]]:
     return {name: found for name, found in sources.items() if found[1]}
 
 
-def _encoders(config: ProbeConfig) -> dict[str, list[Encoder | None]]:
-    """By name; several weight seeds where the weights are random, and the constant predictor first.
+def _variants(config: ProbeConfig) -> dict[str, list[dict[str, Any] | None]]:
+    """Configurations by name: several weight seeds where the weights are random; the constant predictor first.
 
-    Target and ceiling are tried too: a slip in them must not show after hours of probing.
+    All of them are tried, target and ceiling too: a slip must not show after hours of probing.
     """
     for wanted in (config.target, config.ceiling):
         if wanted is not None and not config.load(wanted).sizes:
             raise S2RobotError(f"encoder {wanted!r} sees nothing; it is no target or ceiling of a reconstruction")
-    found: dict[str, list[Encoder | None]] = {CONSTANT: [None]}
+    found: dict[str, list[dict[str, Any] | None]] = {CONSTANT: [None]}
     for name, about in config.encoder_configs().items():
-        first = load_encoder(about, config.device)
-        if not first.sizes:
+        if not load_encoder(about, config.device).sizes:
             raise S2RobotError(f"encoder {name!r} sees nothing; the constant predictor is in the table anyway")
-        seeds = range(1, config.weight_seeds) if "-random" in first.name else ()
-        found[name] = [first, *(load_encoder(about, config.device, seed=seed) for seed in seeds)]
+        seeds = range(config.weight_seeds) if about.get("weights") == "random" else ()
+        found[name] = [about | {"seed": seed} for seed in seeds] or [about]
     return found
 
 

@@ -1,0 +1,1 @@
+"""`s2robot bench`: contestants, and the run that times them against each other."""
