@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Makes what docs/encoders.md reports, into results/encoders: hours on two cores. Each stage keeps what it finished.
+#
+#   scripts/encoder_results.sh probe | curves | zoo | bench REFERENCE_CHECKOUT | compare
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+RUN=.venv/bin/s2robot
+OUT=results/encoders
+FIRST=outputs/first_weights # the embedded weights of the first release, from the history
+mkdir -p "$OUT"
+
+first_weights() {
+    [ -d "$FIRST" ] && return
+    mkdir -p "$FIRST"
+    git archive 92d50c2:s2robot/encoders/weights | tar -x -C "$FIRST"
+}
+
+probe() { # new, first and random weights under every arm; reconstruction of large's tokens
+    first_weights
+    local all="" arm weights
+    for arm in base s2 large fine; do
+        weights=vit_tiny_112
+        [ "$arm" = large ] && weights=vit_small_128
+        all+="$arm,{${arm}_first:{encoder:$arm,path:$FIRST/$weights}},{${arm}_random:{encoder:$arm,weights:random}},"
+    done
+    $RUN probe "encoders=[${all%,}]" target=large out=outputs/probe
+    cp outputs/probe/{probe.json,probe.png,reconstruction.json} "$OUT"
+}
+
+curves() { # what position finds along the pre-training of both sizes
+    local tiny=outputs/pretrain/vit_tiny_112 small=outputs/pretrain/vit_small_128
+    $RUN probe "runs=[{base:{encoder:base,run:$tiny}},{s2:{encoder:s2,run:$tiny}},{large:{encoder:large,run:$small}}]" \
+        tasks=[pick_cube_small] probes=[position,segmentation,depth] out=outputs/curves
+    cp outputs/curves/{curves.json,curves.png} "$OUT"
+}
+
+zoo() { $RUN encoders match=large out="$OUT/zoo.json"; }
+
+bench() { $RUN bench encoder reference="${1:?give a checkout of github.com/bfshi/scaling_on_scales}" threads=2 out="$OUT/bench_cpu.json"; }
+
+compare() { # three pick_cube tasks, ten arms, three training seeds
+    first_weights
+    $RUN compare experiment=encoders out=outputs/encoders
+    cp outputs/encoders/report.json "$OUT/compare.json"
+    cp outputs/encoders/{report.md,*.png} "$OUT"
+}
+
+case "${1:-}" in
+probe | curves | zoo | bench | compare) "$@" ;;
+*) sed -n 's/^#   //p' "$0" && exit 2 ;;
+esac
