@@ -11,8 +11,9 @@ mkdir -p "$OUT"
 
 first_weights() {
     [ -d "$FIRST" ] && return
-    mkdir -p "$FIRST"
-    git archive 92d50c2:s2robot/encoders/weights | tar -x -C "$FIRST"
+    rm -rf "$FIRST.partial" && mkdir -p "$FIRST.partial"
+    git archive 92d50c2:s2robot/encoders/weights | tar -x -C "$FIRST.partial"
+    mv "$FIRST.partial" "$FIRST"
 }
 
 probe() { # new, first and random weights under every arm; reconstruction of large's tokens
