@@ -39,6 +39,10 @@ class Lift(TabletopTask):
         """Centre of the cube (m, world)."""
         return self.data.xpos[self.world.cube_body_id].copy()
 
+    def goal_bodies(self) -> list[int]:
+        """The cube."""
+        return [self.world.cube_body_id]
+
     def target_width_m(self) -> float:
         """Edge of the cube (m): robosuite draws 4.0 to 4.4 cm, the same in every world here."""
         return 2.0 * float(self.world.cube.size[0])

@@ -119,9 +119,9 @@ class PickCube(TabletopTask):
         """Centres of all cubes (m, world): privileged."""
         return self.data.xpos[self._bodies].copy()
 
-    def goal_positions_w(self) -> Float64[np.ndarray, "n 3"]:
-        """Centre of the cube of each colour (m, world): privileged."""
-        return self.cube_pos_w()[self._cube_of_colour]
+    def goal_bodies(self) -> list[int]:
+        """The cube of each colour."""
+        return [self._bodies[cube] for cube in self._cube_of_colour]
 
     def is_success(self) -> bool:
         """The named cube is lifted by 4 cm and no other cube leaves the table."""

@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 
 from s2robot.envs.renderer import RENDERER_SETTINGS, LeanRenderer
 from s2robot.envs.world import CONTROL_RATE_HZ, LiftWorld, TableWorld
@@ -124,6 +124,10 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
     def target_yaw_rad(self) -> float:
         """Yaw of that object about the vertical: privileged."""
 
+    @abstractmethod
+    def goal_bodies(self) -> list[int]:
+        """Body id of the object that each goal would name, one where nothing is named: privileged."""
+
     # Gymnasium.
 
     def reset(
@@ -180,12 +184,7 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
 
     def frames(self, cameras: Sequence[str]) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
         """Frames of the present state. Raises S2RobotError for a camera that the task was not built with."""
-        for camera in cameras:
-            if camera not in self.cameras:
-                raise unknown_name("camera", camera, self.cameras)
-        if self._renderer is None:
-            self._renderer = LeanRenderer(self.model, self.frame_px, self.frame_px)
-        return {camera: self._renderer.render(self.data, camera) for camera in cameras}
+        return {camera: self._camera_renderer(camera).render(self.data, camera) for camera in cameras}
 
     def observe(self, cameras: Sequence[str]) -> Observation:
         """The contract's observation with the frames of `cameras`."""
@@ -206,8 +205,14 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         return {"target_pos_w": self.target_pos_w().astype(np.float32)}
 
     def goal_positions_w(self) -> Float64[np.ndarray, "m 3"]:
-        """Centre of the object that each goal would name (m, world): privileged. One row where nothing is named."""
-        return self.target_pos_w()[None]
+        """Centre of the object that each goal would name (m, world): privileged."""
+        return self.data.xpos[self.goal_bodies()]
+
+    def goal_pixels(self, camera: str) -> Int64[np.ndarray, " m"]:
+        """How many pixels of the camera's frame show the object that each goal would name: privileged."""
+        geoms = self._camera_renderer(camera).render_labelled(self.data, camera).geom_id
+        bodies = self.model.geom_bodyid[geoms[geoms >= 0]]
+        return np.array([np.count_nonzero(bodies == body) for body in self.goal_bodies()])
 
     def dataset_spec(self, cameras: Sequence[str]) -> DatasetSpec:
         """What a store of this task's episodes declares."""
@@ -219,6 +224,13 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
             renderer=dict(RENDERER_SETTINGS),
             source="scripted expert",
         )
+
+    def _camera_renderer(self, camera: str) -> LeanRenderer:
+        if camera not in self.cameras:
+            raise unknown_name("camera", camera, self.cameras)
+        if self._renderer is None:
+            self._renderer = LeanRenderer(self.model, self.frame_px, self.frame_px)
+        return self._renderer
 
     # For experts (privileged).
 

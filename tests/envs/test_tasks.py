@@ -156,6 +156,20 @@ def test_the_named_cube_wears_the_colour_that_the_goal_names(task: Build) -> Non
         np.testing.assert_allclose(env.model.geom_rgba[env._visuals[env.target], :3], named, atol=1e-6)
 
 
+def test_pixels_are_counted_for_each_goal_s_own_object(task: Build) -> None:
+    env = task("pick_cube")
+    env.reset(seed=12)
+    before = env.goal_pixels("agentview")
+    assert (before > 8).all()
+    hidden = 2
+    address = env.model.joint(env.model.body(env.goal_bodies()[hidden]).jntadr[0]).qposadr[0]
+    env.data.qpos[address + 2] = -5.0  # far below the table
+    mujoco.mj_forward(env.model, env.data)
+    after = env.goal_pixels("agentview")
+    assert after[hidden] == 0
+    assert (np.delete(after, hidden) >= np.delete(before, hidden)).all()
+
+
 def test_the_clutter_is_tight_and_never_tighter_than_stated(task: Build) -> None:
     env = task("pick_cube_clutter")
     assert isinstance(env, PickCube)

@@ -17,7 +17,7 @@ from s2robot.pipeline.probe import frames as frames_module
 from s2robot.pipeline.probe import run as run_module
 from s2robot.pipeline.probe.frames import FrameRecipe, draw_frames, load_labels, load_rgb
 from s2robot.pipeline.probe.heads import CELLS, DenseHead, Training, dual_weights, kernels, ridge, sample_at, train_head
-from s2robot.pipeline.probe.probes import PROBES, Tokens, _balanced, _mean_balanced, _mean_iou, visible
+from s2robot.pipeline.probe.probes import MIN_PIXELS, PROBES, Tokens, _balanced, _mean_balanced, _mean_iou, visible
 from s2robot.pipeline.probe.reconstruct import frame_errors, reconstruct
 from s2robot.pipeline.probe.run import Row, bootstrap
 from s2robot.pipeline.probe.table import correlate
@@ -36,7 +36,7 @@ def bumps(seed: int = 0, goals: int = 2) -> tuple[Tokens, dict[str, np.ndarray]]
     maps = np.exp(-distance / 0.04**2).reshape(FRAMES, goals, 49).transpose(0, 2, 1)
     noise = rng.normal(0, 0.05, (FRAMES, 49, 6))
     tokens = torch.from_numpy(np.concatenate([maps, noise], axis=2)).half()
-    return Tokens(tokens, (7, 7), HELD_OUT), {"goal_xy_m": places}
+    return Tokens(tokens, (7, 7), HELD_OUT), {"goal_xy_m": places, "goal_px": np.full((FRAMES, goals), 50)}
 
 
 def value(probe: str, head: str, frames: np.ndarray) -> float:
@@ -48,10 +48,21 @@ def test_both_heads_find_the_object_that_the_goal_names_and_nothing_in_noise():
     found = {head: value("position", head, f) for head, f in PROBES["position"].heads(data, labels, QUICK)}
     assert found["ridge"] < 15
     assert found["small"] < 15
-    shuffled = {"goal_xy_m": np.random.default_rng(1).permutation(labels["goal_xy_m"])}
+    shuffled = labels | {"goal_xy_m": np.random.default_rng(1).permutation(labels["goal_xy_m"])}
     blind = {head: value("position", head, f) for head, f in PROBES["position"].heads(data, shuffled, QUICK)}
     constant = 1000 * np.linalg.norm(shuffled["goal_xy_m"][-HELD_OUT:], axis=-1).mean()
     assert min(blind.values()) > 0.9 * constant
+
+
+def test_position_leaves_out_what_the_arm_hides_and_says_what_it_would_be_with_it():
+    data, labels = bumps()
+    labels["goal_xy_m"][-HELD_OUT // 2 :, 1] += 1.0  # a metre off: nobody could know
+    labels["goal_px"][-HELD_OUT // 2 :, 1] = MIN_PIXELS - 1
+    found = {head: value("position", head, f) for head, f in PROBES["position"].heads(data, labels, QUICK)}
+    assert set(found) == {"ridge", "ridge + hidden", "small", "small + hidden"}
+    for head in ("ridge", "small"):
+        assert found[head] < 15
+        assert found[f"{head} + hidden"] > 200  # a quarter of the errors is a metre
 
 
 def test_presence_is_asked_per_kind():
@@ -230,6 +241,7 @@ def test_task_frames_name_every_cube_and_are_drawn_again_alike(tmp_path, monkeyp
     np.testing.assert_array_equal(load_rgb(one), load_rgb(two))
     labels = load_labels([one])
     assert labels["goal_xy_m"].shape == (4, 4, 2)
+    assert labels["goal_px"].shape == (4, 4)
     assert labels["joints_rad"].shape == (4, 7)
     env = next(iter(frames_module._WORLDS.values()))
     env.reset(seed=31_234)

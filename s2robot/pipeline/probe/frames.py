@@ -26,7 +26,7 @@ from s2robot.storage import fingerprint, read_json, write_atomic, write_json
 
 TASK_SEEDS = range(30_000, 40_000)
 SHARD_FRAMES = 100
-TASK_FRAMES_VERSION = 1  # raised whenever tasks or expert would give other frames for the same seed
+TASK_FRAMES_VERSION = 2  # raised whenever tasks or expert would give other frames or labels for the same seed
 EXPERT_STEPS = 35  # a frame shows a moment within the first so many steps
 SCENES = "scenes"  # the name of the source that is no task
 
@@ -108,7 +108,7 @@ _WORLDS: dict[str, Any] = {}  # one per process and recipe: building a world tak
 
 
 def _task_frame(recipe: FrameRecipe, index: int) -> dict[str, np.ndarray]:
-    """A moment of the expert's episode: the places of all objects that a goal may name, and the robot's joints."""
+    """A moment of the expert's episode: the arm's joints, place and pixels of all objects that a goal may name."""
     from s2robot.envs import make_task
     from s2robot.envs.expert import ExpertConfig, GraspExpert
 
@@ -128,6 +128,7 @@ def _task_frame(recipe: FrameRecipe, index: int) -> dict[str, np.ndarray]:
     return {
         "rgb": env.frames((recipe.camera,))[recipe.camera],
         "goal_xy_m": env.goal_positions_w()[:, :2].astype(np.float32),
+        "goal_px": env.goal_pixels(recipe.camera),
         "joints_rad": env.data.qpos[env.robot._ref_joint_pos_indexes].astype(np.float32),
     }
 

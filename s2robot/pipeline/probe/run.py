@@ -35,7 +35,7 @@ from s2robot.pipeline.probe.reconstruct import Reconstruction, reconstruct
 from s2robot.progress import progress, say
 from s2robot.storage import fingerprint, write_atomic
 
-VERSION = 2  # raised whenever a probe would give other numbers than before
+VERSION = 3  # raised whenever a probe would give other numbers than before
 ENCODE_ROWS = 20
 RESAMPLES = 2000
 CONSTANT = "constant"  # the encoder that sees nothing: what labels alone are worth

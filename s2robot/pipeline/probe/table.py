@@ -41,12 +41,12 @@ def as_text(rows: Sequence[Row]) -> str:
     """One line per probe and head, one column per encoder; the interval under each value."""
     encoders = list(dict.fromkeys(row.encoder for row in rows))
     by_key = {(row.source, row.probe, row.head, row.encoder): row for row in rows}
-    lines = [f"{'':40}" + "".join(f"{name:>16}" for name in encoders)]
+    lines = [f"{'':46}" + "".join(f"{name:>16}" for name in encoders)]
     for source, probe, head in dict.fromkeys((row.source, row.probe, row.head) for row in rows):
         found = [by_key.get((source, probe, head, name)) for name in encoders]
         unit = next(row.unit for row in found if row)
-        lines.append(f"{f'{source}: {probe}, {unit} ({head})':40}" + "".join(_cell(row) for row in found))
-        lines.append(f"{'':40}" + "".join(_interval(row) for row in found))
+        lines.append(f"{f'{source}: {probe}, {unit} ({head})':46}" + "".join(_cell(row) for row in found))
+        lines.append(f"{'':46}" + "".join(_interval(row) for row in found))
     return "\n".join(lines)
 
 
@@ -75,11 +75,11 @@ def plot(rows: Sequence[Row]) -> bytes:
         heads = list(dict.fromkeys(row.head for row in here))
         for offset, head in enumerate(heads):
             found = [row for row in here if row.head == head]
-            at = np.array([names.index(row.encoder) for row in found]) + 0.25 * (offset - (len(heads) - 1) / 2)
+            at = np.array([names.index(row.encoder) for row in found]) + 0.2 * (offset - (len(heads) - 1) / 2)
             values = np.array([row.value for row in found])
             below = values - [row.ci95[0] for row in found]
             above = [row.ci95[1] for row in found] - values
-            axes.errorbar(at, values, np.maximum([below, above], 0), fmt="os"[offset % 2], label=head, capsize=2)
+            axes.errorbar(at, values, np.maximum([below, above], 0), fmt="osDv"[offset % 4], label=head, capsize=2)
         axes.set_xticks(range(len(names)), names, rotation=30)
         axes.set_ylim(bottom=0)
         axes.set_title(f"{source}: {probe}", fontsize=10)
