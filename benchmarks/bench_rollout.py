@@ -24,7 +24,7 @@ from s2robot.pipeline.evaluate import ROWS
 from s2robot.pipeline.rollout import RolloutPool, rollout
 from s2robot.policies.agent import Agent
 from s2robot.policies.batch import Shapes
-from s2robot.targets import instantiate
+from s2robot.policies.policy import build_policy
 from s2robot.types import Observation
 
 CAMERA, FRAME_PX = "agentview", 224
@@ -35,7 +35,7 @@ def untrained_agent(encoder_name: str, rows: int) -> Agent:
     encoder = load_encoder(encoder_name)
     shapes = Shapes((CAMERA,), encoder.grid, encoder.channels, proprio=11, goal=0, action=7)
     torch.manual_seed(0)
-    policy = instantiate(choice("policy", "bc"), shapes).to(encoder.device)
+    policy = build_policy(choice("policy", "bc_mlp"), shapes).to(encoder.device)
     return Agent(
         encoder, policy, Normalise((0.0,) * 11, (1.0,) * 11), Normalise((0.0,) * 7, (1.0,) * 7), [CAMERA], rows
     )

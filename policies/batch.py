@@ -34,7 +34,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes that follow from dataset and encoder, not from taste. A blind policy has no cameras."""
+    """Sizes that follow from dataset and encoder, not from taste. A blind policy has no cameras.
+
+    `channels` are those of all `scales` of an S2 encoder, one scale after the other.
+    """
 
     cameras: tuple[str, ...]
     grid: tuple[int, int]
@@ -42,6 +45,7 @@ class Shapes:
     proprio: int
     goal: int
     action: int
+    scales: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; `Shapes.from_json` is the inverse."""

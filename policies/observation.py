@@ -1,35 +1,36 @@
-"""The observation encoder: frozen tokens, proprioception and goal to one vector.
+"""Observation encoders: frozen tokens, proprioception and goal to the context that a head reads.
 
-Each camera's token grid is read through a few goal-conditioned keypoints. A global mean would lose where things are,
-and a flattened grid has to learn every place anew: trained on 400 layouts of `pick_cube` it finds the named cube on
-others to 79 mm, the keypoints to 26 mm, and to 12 mm with token dropout (docs/log.md).
+A context is a sequence of vectors, `(b, s, e)` with `(s, e) = observation.shape`: one vector per time step from
+`PooledObservation`, for heads that take a vector or a history; every token and every reading of proprioception from
+`TokenObservation`, for heads that attend.
 
-Dims: b batch, o observation horizon, n tokens, c channels, p proprioception, g goal, h hidden, k keypoints, d vector.
+Dims: b batch, o observation horizon, n tokens, c channels, p proprioception, g goal, s context steps, e their width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from s2robot.errors import S2RobotError
 from s2robot.policies.batch import Inputs, Shapes
+from s2robot.policies.pools import COORDINATE_SCALE, grid_coordinates
+from s2robot.targets import instantiate
 
-COORDINATE_SCALE = 3.0  # brings expected coordinates to the spread of the features beside them
 
-
-class ObservationEncoder(nn.Module):
-    """`forward(inputs) -> (b, d)` with `d = self.dim`. Token statistics are buffers set once from the training set.
+class Observation(nn.Module):
+    """What both kinds share: cameras standardised and cut into scales, and what training leaves out.
 
     Args:
         shapes: of dataset and encoder.
         horizon: time steps of observation.
-        hidden: width of the per-token network.
-        keypoints: places that a camera's grid is read at.
-        value_dim: features read at each of them.
-        view_dim: length of a camera's vector.
+        per_scale: whether the scales of an S2 encoder are read apart; all channels of a token together otherwise.
         token_dropout: share of a frame's token channels that training leaves out.
+        camera_dropout: how often training leaves out a camera; never all of them.
         proprio_noise: standard deviation of the noise on normalised proprioception in training; policies overtrust it
             otherwise.
     """
@@ -37,95 +38,147 @@ class ObservationEncoder(nn.Module):
     def __init__(
         self,
         shapes: Shapes,
-        horizon: int = 1,
-        hidden: int = 64,
-        keypoints: int = 4,
-        value_dim: int = 16,
-        view_dim: int = 256,
-        token_dropout: float = 0.2,
-        proprio_noise: float = 0.02,
+        horizon: int,
+        *,
+        per_scale: bool,
+        token_dropout: float,
+        camera_dropout: float,
+        proprio_noise: float,
     ) -> None:
         super().__init__()
-        self.proprio_noise = proprio_noise
-        self.horizon = horizon
-        self.cameras = nn.ModuleDict(
-            {c: KeypointPool(shapes, hidden, keypoints, value_dim, view_dim, token_dropout) for c in shapes.cameras}
-        )
-        self.dim = horizon * (len(shapes.cameras) * view_dim + shapes.proprio) + shapes.goal
-
-    def forward(self, inputs: Inputs) -> Float[Tensor, "b d"]:
-        """One vector per sample: every camera's, proprioception and the goal."""
-        proprio = inputs.proprio
-        if self.training and self.proprio_noise:
-            proprio = proprio + self.proprio_noise * torch.randn_like(proprio)
-        views = [pool(inputs.tokens[camera], inputs.goal) for camera, pool in self.cameras.items()]
-        return torch.cat([*(v.flatten(1) for v in views), proprio.flatten(1), inputs.goal], dim=1)
+        if not (0 <= token_dropout < 1 and 0 <= camera_dropout < 1 and proprio_noise >= 0):
+            raise S2RobotError(
+                f"token_dropout={token_dropout} and camera_dropout={camera_dropout} are shares from 0 to below 1, "
+                f"proprio_noise={proprio_noise} is not negative"
+            )
+        self.shapes, self.horizon = shapes, horizon
+        self.scales = shapes.scales if per_scale else 1
+        self.channels = shapes.channels // self.scales
+        self.camera_dropout, self.proprio_noise = camera_dropout, proprio_noise
+        self.standardise = nn.ModuleDict({c: Standardise(shapes.channels, token_dropout) for c in shapes.cameras})
 
     def set_statistics(self, camera: str, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
         """Per-channel statistics of the training tokens of one camera."""
-        pool = self.cameras[camera]
-        assert isinstance(pool, KeypointPool)
-        pool.mean.copy_(mean)
-        pool.std.copy_(std)
+        layer = self.standardise[camera]
+        assert isinstance(layer, Standardise)
+        layer.mean.copy_(mean)
+        layer.std.copy_(std)
+
+    def streams(self) -> list[str]:
+        """Names of what `read` yields: every camera at every scale that is read apart."""
+        return [f"{camera}_{scale}" for camera in self.shapes.cameras for scale in range(self.scales)]
+
+    def read(self, inputs: Inputs) -> Iterator[tuple[str, Float[Tensor, "b o n c"], Float[Tensor, " b"]]]:
+        """(stream, standardised tokens, 1 or 0 where training leaves this camera out)."""
+        kept = self._kept(len(inputs.proprio), inputs.proprio.device)
+        for index, camera in enumerate(self.shapes.cameras):
+            tokens = self.standardise[camera](inputs.tokens[camera])
+            for scale, part in enumerate(tokens.chunk(self.scales, dim=-1)):
+                yield f"{camera}_{scale}", part, kept[:, index]
+
+    def proprio(self, inputs: Inputs) -> Float[Tensor, "b o p"]:
+        """Normalised proprioception, noisy in training."""
+        if self.training and self.proprio_noise:
+            return inputs.proprio + self.proprio_noise * torch.randn_like(inputs.proprio)
+        return inputs.proprio
+
+    def _kept(self, rows: int, device: torch.device) -> Float[Tensor, "b cameras"]:
+        cameras = len(self.shapes.cameras)
+        kept = torch.ones(rows, cameras, device=device)
+        if not self.training or not self.camera_dropout or cameras < 2:
+            return kept
+        kept = (torch.rand_like(kept) >= self.camera_dropout).float()
+        one = torch.randint(cameras, (rows,), device=device)
+        return torch.where(kept.sum(1, keepdim=True) > 0, kept, nn.functional.one_hot(one, cameras).float())
 
 
-class KeypointPool(nn.Module):
-    """One camera's token grid to a vector by spatial softmax (Finn et al., arXiv 1509.06113, section V-B).
+class PooledObservation(Observation):
+    """One vector per time step: what a pool makes of every stream, proprioception and the goal.
 
-    A small network, the same for every token, is gated by the goal (FiLM, arXiv 1709.07871), so that "the red one"
-    can light up where red is. Each keypoint scores all tokens; their softmax gives its expected place in the grid
-    and the features found there, which say where within a token the thing lies.
+    `fusion="concat"` puts the streams' vectors side by side; "attention" lets them attend to one another first (one
+    pre-norm transformer layer over cameras and scales). `pool` is the configuration of one of `pools`.
     """
+
+    def __init__(
+        self, shapes: Shapes, horizon: int, *, pool: Mapping[str, Any], fusion: str, heads: int = 4, **common: Any
+    ) -> None:
+        super().__init__(shapes, horizon, **common)
+        if fusion not in ("concat", "attention"):
+            raise S2RobotError(f"fusion={fusion!r}; allowed: concat, attention")
+        streams = self.streams()
+        pools = {stream: instantiate(pool, shapes.grid, self.channels, shapes.goal) for stream in streams}
+        self.pools = nn.ModuleDict(pools)
+        views = sum(int(made.dim) for made in pools.values())
+        self.fusion = None
+        if fusion == "attention" and len(streams) > 1:
+            width = views // len(streams)
+            self.fusion = nn.TransformerEncoderLayer(
+                width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            self.stream_embedding = nn.Parameter(torch.randn(len(streams), width) * 0.02)
+        self.shape = (horizon, views + shapes.proprio + shapes.goal)
+
+    def forward(self, inputs: Inputs) -> Float[Tensor, "b s e"]:
+        """A vector per time step, oldest first."""
+        views = [
+            self.pools[stream](tokens, inputs.goal) * kept[:, None, None] for stream, tokens, kept in self.read(inputs)
+        ]
+        if self.fusion is not None:
+            stacked = torch.stack(views, dim=2) + self.stream_embedding  # (b, o, streams, e)
+            views = [self.fusion(stacked.flatten(0, 1)).view_as(stacked).flatten(2)]
+        goal = inputs.goal.unsqueeze(1).expand(-1, self.horizon, -1)
+        return torch.cat([*views, self.proprio(inputs), goal], dim=-1)
+
+
+class TokenObservation(Observation):
+    """Every token as a step of the context, with its place, time step, camera and scale; then proprioception of every
+    time step and the goal. Nothing is pooled: the head attends to what it needs.
+    """
+
+    grid: Tensor
+
+    def __init__(self, shapes: Shapes, horizon: int, *, width: int, **common: Any) -> None:
+        super().__init__(shapes, horizon, **common)
+        rows, columns = shapes.grid
+        self.register_buffer("grid", grid_coordinates(rows, columns))
+        streams = self.streams()
+        self.project = nn.ModuleDict({stream: nn.Linear(self.channels, width) for stream in streams})
+        self.place = nn.Linear(2, width)
+        self.stream_embedding = nn.Parameter(torch.randn(len(streams), width) * 0.02)
+        self.step_embedding = nn.Parameter(torch.randn(horizon, width) * 0.02)
+        self.project_proprio = nn.Linear(shapes.proprio, width)
+        self.project_goal = nn.Linear(shapes.goal, width) if shapes.goal else None
+        self.norm = nn.LayerNorm(width)
+        steps = horizon * (len(streams) * rows * columns + 1) + (1 if shapes.goal else 0)
+        self.shape = (steps, width)
+
+    def forward(self, inputs: Inputs) -> Float[Tensor, "b s e"]:
+        """All tokens of all streams and time steps, proprioception, goal."""
+        parts = []
+        when = self.step_embedding[:, None]
+        for index, (stream, tokens, kept) in enumerate(self.read(inputs)):
+            x = self.project[stream](tokens) * kept[:, None, None, None]
+            x = x + self.place(COORDINATE_SCALE * self.grid) + self.stream_embedding[index] + when
+            parts.append(x.flatten(1, 2))
+        parts.append(self.project_proprio(self.proprio(inputs)) + self.step_embedding)
+        if self.project_goal is not None:
+            parts.append(self.project_goal(inputs.goal).unsqueeze(1))
+        return self.norm(torch.cat(parts, dim=1))
+
+
+class Standardise(nn.Module):
+    """(tokens - mean) / std per channel; training drops whole channels, the same in all tokens of a frame."""
 
     mean: Tensor
     std: Tensor
-    grid: Tensor
 
-    def __init__(
-        self, shapes: Shapes, hidden: int, keypoints: int, value_dim: int, view_dim: int, dropout: float
-    ) -> None:
+    def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
-        rows, columns = shapes.grid
-        self.register_buffer("mean", torch.zeros(shapes.channels))
-        self.register_buffer("std", torch.ones(shapes.channels))
-        self.register_buffer("grid", _grid_coordinates(rows, columns))
-        self.keypoints = keypoints
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
         self.dropout = nn.Dropout(dropout)
-        self.project = nn.Linear(shapes.channels, hidden)
-        self.gate = nn.Linear(shapes.goal, 2 * hidden) if shapes.goal else None
-        self.hidden = nn.Linear(hidden, hidden)
-        self.score = nn.Linear(hidden, keypoints)
-        self.prior = nn.Parameter(torch.zeros(rows * columns, keypoints))  # where a keypoint looks anyway
-        self.value = nn.Linear(hidden, keypoints * value_dim)
-        self.out = nn.Sequential(nn.Linear(keypoints * (value_dim + 2), view_dim), nn.LayerNorm(view_dim), nn.GELU())
-        if self.gate is not None:  # wide enough that different goals see different projections from the start
-            nn.init.normal_(self.gate.weight, std=0.5)
-            nn.init.zeros_(self.gate.bias)
 
-    def forward(self, tokens: Float[Tensor, "b o n c"], goal: Float[Tensor, "b g"]) -> Float[Tensor, "b o v"]:
-        """The camera's vector per time step."""
-        x = self._standardise_and_project(tokens.to(self.mean.dtype))
-        if self.gate is not None:
-            scale, shift = self.gate(goal)[:, None, None].chunk(2, dim=-1)
-            x = x * (1 + scale) + shift
-        x = F.gelu(self.hidden(F.gelu(x)))
-        weight = (self.score(x) + self.prior).softmax(dim=2)  # (b, o, n, k)
-        value = self.value(x).unflatten(-1, (self.keypoints, -1))
-        found = torch.einsum("bonk,bonkv->bokv", weight, value)
-        place = COORDINATE_SCALE * torch.einsum("bonk,ni->boki", weight, self.grid)
-        return self.out(torch.cat([found, place], dim=-1).flatten(2))
-
-    def _standardise_and_project(self, tokens: Float[Tensor, "b o n c"]) -> Float[Tensor, "b o n h"]:
-        """`project((tokens - mean) / std)` without a standardised copy. A dropped channel is dropped in all tokens."""
-        weight = self.project.weight / self.std
-        bias = self.project.bias - weight @ self.mean
-        if not (self.training and self.dropout.p):
-            return F.linear(tokens, weight, bias)
-        keep = self.dropout(torch.ones_like(tokens[:, :, :1]))  # 0 or 1 / (1 - p); what is left out sits at its mean
-        return F.linear((tokens - self.mean) * keep, weight, self.project.bias)
-
-
-def _grid_coordinates(rows: int, columns: int) -> Float[Tensor, "n 2"]:
-    """Column and row of every token, each from -1 to 1."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
-    return torch.stack([x, y], dim=-1).flatten(0, 1)
+    def forward(self, tokens: Float[Tensor, "b o n c"]) -> Float[Tensor, "b o n c"]:
+        """In the precision of the statistics."""
+        scale = self.dropout(1 / self.std.expand(*tokens.shape[:2], 1, -1))  # what is left out sits at its mean
+        return (tokens.to(self.mean.dtype) - self.mean) * scale

@@ -24,9 +24,9 @@ def run(config: Any, verb: str) -> int | None:
     store, cache = EpisodeStore(config.store), FeatureCache(config.cache)
     encoder = load_encoder(config.encoder, device=config.device)
     cameras = tuple(config.cameras)
-    recipe = recipe_from(config.recipe)
-    encode_for_training(store, encoder, cache, cameras, recipe.views, recipe.validation_fraction)
     policy: Any = OmegaConf.to_container(config.policy, resolve=True)
+    recipe = recipe_from(policy, config.recipe)
+    encode_for_training(store, encoder, cache, cameras, recipe.views, recipe.validation_fraction)
     device = resolve_device(config.device)
     result = train(
         store, encoder, encoder_config(config.encoder), cache, policy, cameras, recipe, Path(config.out), device

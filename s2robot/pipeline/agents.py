@@ -10,8 +10,7 @@ from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.checkpoint import load_tensors, open_checkpoint
 from s2robot.policies.agent import Agent
 from s2robot.policies.batch import Shapes
-from s2robot.policies.policy import ChunkPolicy
-from s2robot.targets import instantiate
+from s2robot.policies.policy import build_policy
 
 
 def load_policy(folder: Path | str, device: str = "auto", rows: int = 1) -> Agent:
@@ -31,7 +30,7 @@ def load_policy(folder: Path | str, device: str = "auto", rows: int = 1) -> Agen
             f"{path} was trained on encoder {spec['name']} ({spec['fingerprint'][:12]}), here that config builds "
             f"{encoder.fingerprint[:12]}: weights or preprocessing differ; restore those weights or train again"
         )
-    policy: ChunkPolicy = instantiate(manifest["policy"], Shapes.from_json(manifest["shapes"]))
+    policy = build_policy(manifest["policy"], Shapes.from_json(manifest["shapes"]))
     try:
         policy.load_state_dict(load_tensors(path, "policy"))
     except RuntimeError as error:

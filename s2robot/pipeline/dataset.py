@@ -96,11 +96,18 @@ def load_training_data(
         object_xy=None if labels is None else torch.from_numpy(labels[:, :2].astype(np.float32)).to(device),
         windows=_select(windows, windows.episode < first_held_out),
     )
-    grid, channels = encoder.grid, encoder.channels
     return TrainingData(
         train=train,
         validation=replace(train, windows=_select(windows, windows.episode >= first_held_out)),
-        shapes=Shapes(seen, grid, channels, flat.proprio.shape[1], flat.goal.shape[1], flat.action.shape[1]),
+        shapes=Shapes(
+            cameras=seen,
+            grid=encoder.grid,
+            channels=encoder.channels,
+            proprio=flat.proprio.shape[1],
+            goal=flat.goal.shape[1],
+            action=flat.action.shape[1],
+            scales=max(1, len(encoder.sizes)),
+        ),
         proprio=proprio,
         action=action,
         token_statistics={camera: _statistics(t[0, : flat.starts[first_held_out]]) for camera, t in tokens.items()},

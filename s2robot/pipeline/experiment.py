@@ -71,10 +71,11 @@ class Experiment:
 
     def recipe_of(self, train_seed: int) -> Recipe:
         """How one run is trained."""
-        return recipe_from({**self.recipe, "seed": train_seed})
+        return recipe_from(self.policy_config(), {**self.recipe, "seed": train_seed})
 
     def setup(self) -> dict[str, Any]:
         """What all arms share, for the report."""
         settings = {k: v for k, v in asdict(self.recipe_of(0)).items() if k not in ("seed", "save_every_s")}
         shared = {"demonstrations": self.demonstrations, "frame_px": self.frame_px, "cameras": list(self.cameras)}
-        return {**shared, "policy": self.policy_config(), "recipe": settings}
+        policy = {k: v for k, v in self.policy_config().items() if k != "recipe"}
+        return {**shared, "policy": policy, "recipe": settings}

@@ -22,23 +22,27 @@ from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.checkpoint import load_tensors, newest_checkpoint, save_checkpoint
 from s2robot.pipeline.dataset import Split, TrainingData, load_training_data
 from s2robot.pipeline.fit import Schedule, TrainState, fit
-from s2robot.policies.policy import ChunkPolicy
+from s2robot.policies.policy import ChunkPolicy, build_policy
 from s2robot.progress import progress, say
 from s2robot.storage import append_line, cut_torn_line
-from s2robot.targets import instantiate
 
 VALIDATION_BATCHES = 8
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a policy is optimised; together with data, encoder and policy it determines the checkpoint."""
+    """How a policy is optimised; together with data, encoder and policy it determines the checkpoint.
 
-    epochs: int = 40
-    batch_size: int = 256
-    lr: float = 2e-3
-    weight_decay: float = 1e-2
-    warmup: int = 100
+    What has no default here stands in the policy's configuration.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    warmup: int
+    beta1: float = 0.9
+    beta2: float = 0.999
     clip: float = 1.0
     ema: bool = True
     views: int = 1
@@ -54,13 +58,18 @@ class Recipe:
             )
 
 
-def recipe_from(config: Mapping[str, Any]) -> Recipe:
-    """The recipe of a configuration. Raises S2RobotError for an unknown key or a value of another type."""
+def recipe_from(policy: Mapping[str, Any], config: Mapping[str, Any]) -> Recipe:
+    """The policy's own recipe with what `config` says otherwise; None there says nothing.
+
+    Raises S2RobotError for an unknown key or a value of another type.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    said = {key: value for key, value in config.items() if value is not None}
     try:
-        recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), dict(config)))
+        merged = OmegaConf.merge(OmegaConf.structured(Recipe), dict(policy.get("recipe", {})), said)
+        recipe = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         allowed = ", ".join(field.name for field in fields(Recipe))
         raise S2RobotError(f"recipe: {str(error).splitlines()[0]}; its keys are {allowed}") from error
@@ -108,6 +117,7 @@ def train(
         Schedule(recipe.lr, steps, min(recipe.warmup, steps // 4)),
         seed=recipe.seed,
         weight_decay=recipe.weight_decay,
+        betas=(recipe.beta1, recipe.beta2),
         clip=recipe.clip,
         ema=recipe.ema,
     )
@@ -170,7 +180,7 @@ def validate(policy: Any, split: Split) -> float:
 def _new_policy(config: Mapping[str, Any], data: TrainingData, seed: int) -> ChunkPolicy:
     """An untrained policy that knows the statistics of its training tokens."""
     torch.manual_seed(seed)
-    policy: ChunkPolicy = instantiate(config, data.shapes)
+    policy = build_policy(config, data.shapes)
     for camera, (mean, std) in data.token_statistics.items():
         policy.observation.set_statistics(camera, mean, std)
     return policy
@@ -183,7 +193,7 @@ def _identity(
     return {
         "dataset": store.dataset_fingerprint(),
         "encoder": encoder.fingerprint,
-        "policy": dict(policy),
+        "policy": {key: value for key, value in policy.items() if key != "recipe"},
         "cameras": list(cameras),
         "recipe": settings,
     }
@@ -204,7 +214,7 @@ def _manifest(
         "kind": "policy",
         "identity": dict(identity),
         "encoder": {"config": dict(encoder_config), "spec": encoder.spec()},
-        "policy": dict(policy_config),
+        "policy": identity["policy"],
         "recipe": asdict(recipe),
         "cameras": list(cameras),
         "spec": store.spec.to_json(),

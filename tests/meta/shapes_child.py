@@ -1,4 +1,4 @@
-"""The line on small random data: two cameras, two time steps, a goal, both policies. shapes_child.py FOLDER"""
+"""The line on small random data: two cameras, two time steps, a goal, every policy. shapes_child.py FOLDER"""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from jaxtyping import TypeCheckError
 
-from s2robot.configs import choice
+from s2robot.configs import choice, names
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
 from s2robot.data.windows import Horizons
 from s2robot.encoders import Backbone, MultiscaleEncoder, multiscale_forward
 from s2robot.pipeline.dataset import load_training_data
 from s2robot.pipeline.encode import encode_for_training
-from s2robot.pipeline.train import EpochSampler, Recipe, train
+from s2robot.pipeline.train import EpochSampler, recipe_from, train
 from s2robot.policies.agent import Agent
-from s2robot.policies.policy import ChunkPolicy
-from s2robot.targets import instantiate
+from s2robot.policies.policy import ChunkPolicy, build_policy
 from s2robot.types import ActionSpec, CameraSpec, DatasetSpec, Episode, Observation, ObservationSpec
 
 PX, STEPS, CPU = 48, 12, torch.device("cpu")
@@ -55,12 +54,12 @@ def encoder() -> MultiscaleEncoder:
 def line(folder: Path, name: str) -> ChunkPolicy:
     store, cache = EpisodeStore(folder / "store"), FeatureCache(folder / "cache")
     config = {**choice("policy", name), "observation_horizon": 2, "aux_weight": 0.5}
-    recipe = Recipe(epochs=1, batch_size=8, validation_fraction=0.3)
+    recipe = recipe_from(config, {"epochs": 1, "batch_size": 8, "validation_fraction": 0.3})
     encode_for_training(store, encoder(), cache, CAMERAS, recipe.views, recipe.validation_fraction)
     train(store, encoder(), {}, cache, config, CAMERAS, recipe, folder / name, CPU)
     horizons = Horizons(2, config["chunk"], config["execute"])
     data = load_training_data(store, encoder(), cache, CAMERAS, recipe.views, horizons, 0.3, CPU)
-    policy: ChunkPolicy = instantiate(config, data.shapes)
+    policy = build_policy(config, data.shapes)
     policy.loss(EpochSampler(data.train, 8, 0, 1)(0))
     agent = Agent(encoder(), policy, data.proprio, data.action, CAMERAS, rows=2)
     first = store.read(store.episodes[0])
@@ -75,9 +74,9 @@ if __name__ == "__main__":
     for number in range(3):
         writer.write(episode(number))
     multiscale_forward(torch.nn.Conv2d(3, 6, 8, stride=8), torch.zeros(2, 3, 48, 48), (24, 48))
-    for kind in ("bc", "diffusion"):
+    for kind in names("policy"):
         trained = line(place, kind)
     try:
-        trained.observation.cameras["front"](torch.zeros(2, 9, 12), torch.zeros(2, 2))
+        trained.observation.pools["front_0"](torch.zeros(2, 9, 12), torch.zeros(2, 2))
     except TypeCheckError:
         print("checked")

@@ -50,27 +50,19 @@ def test_an_unknown_configuration_is_named_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("name", configs.names("policy"))
-def test_a_policys_defaults_in_code_are_those_in_its_yaml(name: str) -> None:
-    import inspect
+def test_a_policy_is_called_like_its_file_and_brings_a_whole_recipe(name: str) -> None:
+    from s2robot.pipeline.train import recipe_from
 
-    from s2robot.targets import resolve_target
-
-    for plain in nested(configs.choice("policy", name)):
-        parameters = inspect.signature(resolve_target(plain["_target_"])).parameters
-        for key, value in plain.items():
-            if key != "_target_" and not isinstance(value, dict):
-                assert parameters[key].default == value, f"{name}: {key}"
+    policy = configs.choice("policy", name)
+    assert policy["name"] == name
+    recipe = recipe_from(policy, configs.compose("train", ["store=a", "out=b"]).recipe)
+    assert recipe == recipe_from(policy, {})  # what both state is stated alike
 
 
-def nested(plain: dict) -> list[dict]:  # type: ignore[type-arg]
-    """A mapping with a `_target_` and those inside it."""
-    return [
-        plain,
-        *(m for value in plain.values() if isinstance(value, dict) and "_target_" in value for m in nested(value)),
-    ]
+def test_what_the_command_line_says_of_a_recipe_counts() -> None:
+    from s2robot.pipeline.train import recipe_from
 
-
-def test_the_recipe_in_code_is_the_recipe_in_train_yaml() -> None:
-    from s2robot.pipeline.train import Recipe, recipe_from
-
-    assert recipe_from(configs.compose("train", ["store=a", "out=b"]).recipe) == Recipe()
+    policy = configs.choice("policy", "bc_mlp")
+    said = recipe_from(policy, configs.compose("train", ["store=a", "out=b", "recipe.lr=0.5"]).recipe)
+    assert said.lr == 0.5
+    assert said.epochs == policy["recipe"]["epochs"]

@@ -17,7 +17,7 @@ from s2robot.pipeline.experiment import Experiment
 SMALL = Experiment(
     tasks=("lift",),
     arms=({"other": {"encoder": "base", "weights": "random"}}, "blind"),
-    policy="bc",
+    policy="bc_mlp",
     demonstrations=3,
     frame_px=112,
     cameras=("agentview",),
@@ -91,7 +91,7 @@ def test_every_shipped_experiment_can_be_built(name: str) -> None:
     [
         ({"tasks": ("lift", "pick_cub")}, "did you mean 'pick_cube'"),
         ({"policy": "bcc"}, "unknown policy 'bcc'"),
-        ({"policy_overrides": {"hiden": 3}}, r"policy bc: Key 'hiden' .*; its keys are _target_"),
+        ({"policy_overrides": {"hiden": 3}}, r"policy bc_mlp: Key 'hiden' .*; its keys are name"),
         ({"recipe": {"epoch": 3}}, r"recipe: Key 'epoch' .*; its keys are epochs"),
         ({"recipe": {"epochs": "ten"}}, r"recipe: Value 'ten' .* could not be converted"),
         ({"arms": ()}, "at least one task, one arm"),
@@ -113,5 +113,5 @@ def test_a_key_that_an_experiment_does_not_have_is_refused() -> None:
 def test_nested_overrides_keep_their_neighbours() -> None:
     from dataclasses import replace
 
-    policy = replace(SMALL, policy_overrides={"observation": {"hidden": 128}}).policy_config()
-    assert policy["observation"] == choice("policy", "bc")["observation"] | {"hidden": 128}
+    policy = replace(SMALL, policy_overrides={"observation": {"token_dropout": 0.5}}).policy_config()
+    assert policy["observation"] == choice("policy", "bc_mlp")["observation"] | {"token_dropout": 0.5}

@@ -15,11 +15,15 @@ from s2robot.configs import choice
 from s2robot.encoders.huggingface import WEIGHTS_FOLDER
 from s2robot.pipeline.probe import frames as frames_module
 from s2robot.pipeline.probe import run as run_module
+from s2robot.pipeline.probe.dense import mean_iou
 from s2robot.pipeline.probe.frames import FrameRecipe, draw_frames, load_labels, load_rgb
+from s2robot.pipeline.probe.grid import mean_balanced
 from s2robot.pipeline.probe.heads import CELLS, DenseHead, Training, dual_weights, kernels, ridge, sample_at, train_head
-from s2robot.pipeline.probe.probes import MIN_PIXELS, PROBES, Tokens, _balanced, _mean_balanced, _mean_iou, visible
+from s2robot.pipeline.probe.objects import visible
+from s2robot.pipeline.probe.probes import PROBES
 from s2robot.pipeline.probe.reconstruct import frame_errors, reconstruct
 from s2robot.pipeline.probe.run import Row, bootstrap
+from s2robot.pipeline.probe.scores import MIN_PIXELS, Tokens, balanced
 from s2robot.pipeline.probe.table import correlate
 
 QUICK = Training(steps=300)
@@ -143,11 +147,11 @@ def test_tokens_are_read_where_the_object_is():
 
 
 def test_scores_by_hand():
-    assert _mean_iou(np.array([[8, 2], [0, 5]])) == pytest.approx(100 * (8 / 10 + 5 / 7) / 2)
-    assert _mean_iou(np.array([[4, 0, 0], [0, 0, 0], [0, 0, 4]])) == 100  # what never appears does not count
-    assert _balanced(np.array([90, 10, 5, 5])) == pytest.approx(70)
+    assert mean_iou(np.array([[8, 2], [0, 5]])) == pytest.approx(100 * (8 / 10 + 5 / 7) / 2)
+    assert mean_iou(np.array([[4, 0, 0], [0, 0, 0], [0, 0, 4]])) == 100  # what never appears does not count
+    assert balanced(np.array([90, 10, 5, 5])) == pytest.approx(70)
     never, always, both = [9, 1, 0, 0], [0, 0, 2, 8], [3, 1, 1, 3]
-    assert _mean_balanced(np.array([never, always, both])) == pytest.approx(75)
+    assert mean_balanced(np.array([never, always, both])) == pytest.approx(75)
 
 
 def test_an_interval_covers_the_mean_nineteen_times_in_twenty():

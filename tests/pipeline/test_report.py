@@ -54,7 +54,7 @@ SETUP = {
     "demonstrations": 150,
     "frame_px": 224,
     "cameras": ["agentview"],
-    "policy": {"_target_": "s2robot.policies.policy.behaviour_cloning", "chunk": 8, "execute": 4, "aux_weight": 0.0},
+    "policy": {"name": "bc_mlp", "chunk": 8, "execute": 4, "aux_weight": 0.0},
     "recipe": {"epochs": 40, "batch_size": 256, "lr": 2e-3, "views": 1},
 }
 
@@ -219,7 +219,7 @@ def test_a_report_of_nothing_is_refused():
 
 def test_the_report_says_what_the_arms_share_and_whether_training_was_told_positions():
     plain = "\n".join(notes(report(arm("s2", [[1]]))))
-    assert "150 demonstrations at 224 px from agentview, behaviour_cloning (4 of 8 predicted actions executed)" in plain
+    assert "150 demonstrations at 224 px from agentview, bc_mlp (4 of 8 predicted actions executed)" in plain
     assert "1 shifted view;" in plain
     assert "Privileged" not in plain
     told = SETUP | {"policy": SETUP["policy"] | {"aux_weight": 0.5}}

@@ -23,10 +23,9 @@ from s2robot.pipeline.dataset import load_training_data
 from s2robot.pipeline.encode import encode, encode_for_training
 from s2robot.pipeline.evaluate import EPISODES, JOURNAL, Evaluation, evaluate, load_clips, parse_seeds
 from s2robot.pipeline.rollout import RolloutPool, rollout
-from s2robot.pipeline.train import Recipe, train
+from s2robot.pipeline.train import recipe_from, train
 from s2robot.policies.agent import Agent
-from s2robot.policies.policy import ChunkPolicy
-from s2robot.targets import instantiate
+from s2robot.policies.policy import build_policy
 
 from .conftest import CAMERAS, TASK, patch_encoder
 
@@ -35,16 +34,15 @@ Trained = Callable[[EpisodeStore, FeatureCache, Path, int], Agent]
 
 
 def trained(
-    store: EpisodeStore, cache: FeatureCache, out: Path, epochs: int, policy: str = "bc", **changes: Any
+    store: EpisodeStore, cache: FeatureCache, out: Path, epochs: int, policy: str = "bc_mlp", **changes: Any
 ) -> Agent:
     """An agent on the patch encoder, trained on plain frames."""
     config = {**choice("policy", policy), **changes}
-    recipe = Recipe(
-        epochs=epochs, batch_size=64, warmup=5, views=0, validation_fraction=0.2, ema=False, save_every_s=1e9
-    )
+    short = {"epochs": epochs, "batch_size": 64, "warmup": 5, "save_every_s": 1e9}
+    recipe = recipe_from(config, {**short, "views": 0, "validation_fraction": 0.2, "ema": False})
     result = train(store, patch_encoder(), {}, cache, config, CAMERAS, recipe, out, CPU)
     data = load_training_data(store, patch_encoder(), cache, CAMERAS, 0, Horizons(), 0.2, CPU)
-    net: ChunkPolicy = instantiate(config, data.shapes)
+    net = build_policy(config, data.shapes)
     net.load_state_dict(load_tensors(result.checkpoint, "policy"))
     return Agent(patch_encoder(), net, data.proprio, data.action, CAMERAS, rows=8)
 
@@ -123,8 +121,12 @@ def test_one_episode_can_be_overfitted_and_replayed_in_the_simulator(tmp_path: P
     env.close()
     store, cache = EpisodeStore(tmp_path / "store"), FeatureCache(tmp_path / "cache")
     encode(store, patch_encoder(), cache, CAMERAS)
-    exact = {**choice("policy", "bc")["observation"], "token_dropout": 0.0, "proprio_noise": 0.0}
-    agent = trained(store, cache, tmp_path / "run", epochs=600, dropout=0.0, observation=exact)
+    plain = choice("policy", "bc_mlp")
+    exact = {
+        "observation": {**plain["observation"], "token_dropout": 0.0, "proprio_noise": 0.0},
+        "head": {**plain["head"], "dropout": 0.0},
+    }
+    agent = trained(store, cache, tmp_path / "run", epochs=600, **exact)
     with RolloutPool(TASK, 1) as pool:
         assert [r.success for r in rollout(pool, agent, [seed])] == [True]
 
@@ -166,11 +168,10 @@ def test_with_frames_swapped_between_episodes_success_falls_to_the_blind_arms(tm
     with RolloutPool(task, 2) as pool:
         for arm in ("base", "blind"):
             encoder = load_encoder(arm, device="cpu")
-            encode_for_training(store, encoder, cache, CAMERAS, Recipe().views, Recipe().validation_fraction)
-            config = choice("policy", "bc")
-            result = train(
-                store, encoder, choice("encoder", arm), cache, config, CAMERAS, Recipe(), tmp_path / arm, CPU
-            )
+            config = choice("policy", "bc_mlp")
+            recipe = recipe_from(config, {})
+            encode_for_training(store, encoder, cache, CAMERAS, recipe.views, recipe.validation_fraction)
+            result = train(store, encoder, choice("encoder", arm), cache, config, CAMERAS, recipe, tmp_path / arm, CPU)
             agent = load_policy(result.checkpoint, "cpu", rows=8)
             rates[arm] = np.mean([r.success for r in rollout(pool, agent, range(20000, 20040))])
             if arm == "base":

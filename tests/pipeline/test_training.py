@@ -24,19 +24,20 @@ from s2robot.pipeline.encode import encode
 from s2robot.pipeline.train import EpochSampler, Recipe, train
 from s2robot.policies.agent import Agent
 from s2robot.policies.batch import Shapes
-from s2robot.policies.policy import ChunkPolicy
+from s2robot.policies.policy import build_policy
 from s2robot.storage import read_json
-from s2robot.targets import instantiate
 from s2robot.types import Observation
 
 from .conftest import CAMERAS, patch_encoder
 
 DEATH = "killed after the fourth save"
 CPU = torch.device("cpu")
-RECIPE = Recipe(epochs=3, batch_size=32, warmup=2, validation_fraction=0.2, save_every_s=1e9)
+RECIPE = Recipe(
+    epochs=3, batch_size=32, lr=2e-3, weight_decay=1e-2, warmup=2, validation_fraction=0.2, save_every_s=1e9
+)
 
 
-def run(store: EpisodeStore, cache: FeatureCache, out: Path, policy: str = "bc", **recipe: Any) -> Any:
+def run(store: EpisodeStore, cache: FeatureCache, out: Path, policy: str = "bc_mlp", **recipe: Any) -> Any:
     settings = replace(RECIPE, **recipe)
     return train(store, patch_encoder(), {}, cache, choice("policy", policy), CAMERAS, settings, out, CPU)
 
@@ -168,7 +169,7 @@ def test_training_sees_observations_as_far_apart_as_decisions(
 def test_a_frame_is_encoded_once_and_all_cameras_in_one_call() -> None:
     rng = np.random.default_rng(0)
     shapes = Shapes(cameras=("front", "wrist"), grid=(3, 3), channels=12, proprio=11, goal=0, action=7)
-    policy: ChunkPolicy = instantiate({**choice("policy", "bc"), "observation_horizon": 3}, shapes)
+    policy = build_policy({**choice("policy", "bc_mlp"), "observation_horizon": 3}, shapes)
     encoder, calls = patch_encoder(), []
     real = encoder.encode_rows
 
@@ -202,7 +203,7 @@ def agent_of(store: EpisodeStore, cache: FeatureCache, result: Any, policy: str,
 
     config = choice("policy", policy)
     data = load_training_data(store, patch_encoder(), cache, CAMERAS, 1, Horizons(chunk=int(config["chunk"])), 0.2, CPU)
-    net: ChunkPolicy = instantiate(config, data.shapes)
+    net = build_policy(config, data.shapes)
     net.load_state_dict(load_tensors(result.checkpoint, "policy"))
     return Agent(patch_encoder(), net, data.proprio, data.action, CAMERAS, rows)
 

@@ -17,8 +17,8 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 
 from s2robot.pipeline.fit import Schedule, TrainState, fit
-from s2robot.policies.batch import Shapes
-from s2robot.policies.observation import KeypointPool
+from s2robot.policies.observation import Standardise
+from s2robot.policies.pools import KeypointPool
 
 CELLS = 28  # per side of a dense map: both 7 x 7 and 14 x 14 tokens divide it
 RIDGE_FOLD = 5  # every fifth training frame chooses the penalty
@@ -101,13 +101,13 @@ class GridHead(nn.Module):
 
     def __init__(self, grid: tuple[int, int], channels: int, goals: int, outputs: int) -> None:
         super().__init__()
-        shapes = Shapes(cameras=("camera",), grid=grid, channels=channels, proprio=0, goal=goals, action=0)
-        self.pool = KeypointPool(shapes, hidden=64, keypoints=4, value_dim=16, view_dim=256, dropout=0.1)
+        self.standardise = Standardise(channels, dropout=0.1)
+        self.pool = KeypointPool(grid, channels, goals, hidden=64, keypoints=4, value_dim=16, dim=256)
         self.out = nn.Sequential(nn.Linear(256, 256), nn.GELU(), nn.Linear(256, outputs))
 
     def forward(self, tokens: Float[Tensor, "b n c"], goal: Float[Tensor, "b m"]) -> Float[Tensor, "b d"]:
         """One prediction per frame and goal."""
-        return self.out(self.pool(tokens.float().unsqueeze(1), goal)[:, 0])
+        return self.out(self.pool(self.standardise(tokens.unsqueeze(1)), goal)[:, 0])
 
 
 class DenseHead(nn.Module):

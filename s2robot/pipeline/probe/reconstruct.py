@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from s2robot.pipeline.probe.probes import Tokens
+from s2robot.pipeline.probe.scores import Tokens
 
 PENALTY = 1e-4  # of the mean diagonal: keeps channels that never vary from dividing by zero
 BLOCK = 200  # frames per step of the sums

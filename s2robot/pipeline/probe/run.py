@@ -30,12 +30,13 @@ from s2robot.pipeline.probe.frames import (
     shard_fingerprint,
 )
 from s2robot.pipeline.probe.heads import Training
-from s2robot.pipeline.probe.probes import PROBES, SCENES, TASK, Probe, Tokens
+from s2robot.pipeline.probe.probes import PROBES, SCENES, TASK, Probe
 from s2robot.pipeline.probe.reconstruct import Reconstruction, reconstruct
+from s2robot.pipeline.probe.scores import Tokens
 from s2robot.progress import progress, say
 from s2robot.storage import fingerprint, write_atomic
 
-VERSION = 3  # raised whenever a probe would give other numbers than before
+VERSION = 4  # raised whenever a probe would give other numbers than before
 ENCODE_ROWS = 20
 RESAMPLES = 2000
 CONSTANT = "constant"  # the encoder that sees nothing: what labels alone are worth

@@ -101,7 +101,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
 def _setup_note(setup: Mapping[str, Any]) -> str:
     policy, recipe = setup["policy"], setup["recipe"]
     views = f"{recipe['views']} shifted view{'s' * (recipe['views'] > 1)}" if recipe["views"] else "plain frames"
-    cameras, kind = ", ".join(setup["cameras"]), policy["_target_"].rpartition(".")[2]
+    cameras, kind = ", ".join(setup["cameras"]), policy["name"]
     return (
         f"All arms: {setup['demonstrations']} demonstrations at {setup['frame_px']} px from {cameras}, {kind} "
         f"({policy['execute']} of {policy['chunk']} predicted actions executed), "

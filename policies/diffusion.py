@@ -1,0 +1,100 @@
+"""Diffusion over action chunks (Diffusion Policy, arXiv 2303.04137); schedules and samplers come from `diffusers`.
+
+Dims: b batch, s context steps, e their width, k chunk, a action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from s2robot.errors import S2RobotError, unknown_name
+from s2robot.policies.heads import masked_mean
+from s2robot.targets import instantiate
+
+SAMPLERS = ("ddpm", "ddim", "dpm++")
+
+
+class Diffusion(nn.Module):
+    """A denoiser trained at random noise levels, sampled in a few steps.
+
+    Args:
+        context: shape of the context.
+        action: shape of a chunk.
+        net: configuration of the denoiser, `net(noisy, time, context)`.
+        sampler: ddpm (arXiv 2006.11239), ddim with eta 0 (2010.02502) or dpm++ (second order, 2211.01095).
+        train_steps: noise levels, on the squared cosine schedule (2102.09672).
+        steps: denoising steps at inference.
+        prediction: what the net predicts, "epsilon" (the noise) or "sample" (the clean chunk).
+        clip: bound of a clean chunk's normalised values while it is denoised (ddpm and ddim).
+    """
+
+    def __init__(
+        self,
+        context: tuple[int, int],
+        action: tuple[int, int],
+        *,
+        net: Mapping[str, Any],
+        sampler: str,
+        train_steps: int,
+        steps: int,
+        prediction: str,
+        clip: float,
+    ) -> None:
+        super().__init__()
+        if prediction not in ("epsilon", "sample"):
+            raise unknown_name("prediction", prediction, ("epsilon", "sample"))
+        if not 1 <= steps <= train_steps:
+            raise S2RobotError(f"steps={steps} of train_steps={train_steps}; give 1 to {train_steps}")
+        self.net = instantiate(net, context, action)
+        self.train_steps, self.steps, self.prediction = train_steps, steps, prediction
+        self.noiser, self.sampler = _scheduler("ddpm", train_steps, prediction, clip), sampler
+        self.scheduler = _scheduler(sampler, train_steps, prediction, clip)
+
+    def loss(
+        self, context: Float[Tensor, "b s e"], action: Float[Tensor, "b k a"], mask: Bool[Tensor, "b k"]
+    ) -> Float[Tensor, ""]:
+        """Squared error of the prediction at a random noise level per row."""
+        level = torch.randint(self.train_steps, (len(action),), device=action.device)
+        noise = torch.randn_like(action)
+        noisy = self.noiser.add_noise(action, noise, level)
+        target = noise if self.prediction == "epsilon" else action
+        guess = self.net(noisy, level / self.train_steps, context)
+        return masked_mean(F.mse_loss(guess, target, reduction="none"), mask)
+
+    def sample(self, context: Float[Tensor, "b s e"], noise: Float[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
+        """Chunks from the given noise. DDPM's further noise comes from a generator per row that this noise seeds."""
+        self.scheduler.set_timesteps(self.steps)
+        more: dict[str, Any] = {"generator": _generators(noise)} if self.sampler == "ddpm" else {}
+        chunk = noise
+        for level in self.scheduler.timesteps:
+            time = (level / self.train_steps).to(noise).expand(len(noise))
+            chunk = self.scheduler.step(self.net(chunk, time, context), level, chunk, **more).prev_sample
+        return chunk
+
+
+def _scheduler(name: str, train_steps: int, prediction: str, clip: float) -> Any:
+    import diffusers
+
+    common = {
+        "num_train_timesteps": train_steps,
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": prediction,
+    }
+    if name == "dpm++":
+        return diffusers.DPMSolverMultistepScheduler(**common)
+    if name not in SAMPLERS:
+        raise unknown_name("sampler", name, SAMPLERS)
+    kind = diffusers.DDPMScheduler if name == "ddpm" else diffusers.DDIMScheduler
+    return kind(clip_sample=True, clip_sample_range=clip, **common)
+
+
+def _generators(noise: Float[Tensor, "b k a"]) -> list[torch.Generator]:
+    """One per row, seeded by its bits: what a row gets does not depend on its neighbours."""
+    bits = noise.detach().float().cpu().view(torch.int32).flatten(1).long().sum(1)
+    return [torch.Generator().manual_seed(int(seed) & 0x7FFF_FFFF) for seed in bits]

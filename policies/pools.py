@@ -1,0 +1,141 @@
+"""Pools: one camera's token grid, at one scale or all of them, to a vector per time step.
+
+Dims: b batch, o observation horizon, n tokens, c channels, g goal, h hidden, k keypoints, q queries, v vector.
+
+All take standardised tokens and the goal, and have `dim`, the length of their vector. A global mean loses where things
+are and a flattened grid has to learn every place anew: docs/policies.md compares them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+COORDINATE_SCALE = 3.0  # brings expected coordinates to the spread of the features beside them
+
+
+class KeypointPool(nn.Module):
+    """Spatial softmax (Finn et al., arXiv 1509.06113, section V-B) that the goal conditions.
+
+    A small network, the same for every token, is gated by the goal (FiLM, arXiv 1709.07871), so that "the red one"
+    can light up where red is. Each keypoint scores all tokens; their softmax gives its expected place in the grid
+    and the features found there, which say where within a token the thing lies.
+
+    Args:
+        grid: rows and columns of tokens.
+        channels: per token.
+        goal: length of the goal vector; 0 for none.
+        hidden: width of the per-token network.
+        keypoints: places that the grid is read at.
+        value_dim: features read at each of them.
+        dim: length of the vector.
+    """
+
+    grid: Tensor
+
+    def __init__(
+        self, grid: tuple[int, int], channels: int, goal: int, *, hidden: int, keypoints: int, value_dim: int, dim: int
+    ) -> None:
+        super().__init__()
+        self.register_buffer("grid", grid_coordinates(*grid))
+        self.keypoints, self.dim = keypoints, dim
+        self.project = nn.Linear(channels, hidden)
+        self.gate = _wide_linear(goal, 2 * hidden) if goal else None
+        self.hidden = nn.Linear(hidden, hidden)
+        self.score = nn.Linear(hidden, keypoints)
+        self.prior = nn.Parameter(torch.zeros(len(self.grid), keypoints))  # where a keypoint looks anyway
+        self.value = nn.Linear(hidden, keypoints * value_dim)
+        self.out = _output(keypoints * (value_dim + 2), dim)
+
+    def forward(self, tokens: Float[Tensor, "b o n c"], goal: Float[Tensor, "b g"]) -> Float[Tensor, "b o v"]:
+        """The vector per time step."""
+        x = self.project(tokens)
+        if self.gate is not None:
+            scale, shift = self.gate(goal)[:, None, None].chunk(2, dim=-1)
+            x = x * (1 + scale) + shift
+        x = F.gelu(self.hidden(F.gelu(x)))
+        weight = (self.score(x) + self.prior).softmax(dim=2)  # (b, o, n, k)
+        value = self.value(x).unflatten(-1, (self.keypoints, -1))
+        found = torch.einsum("bonk,bonkv->bokv", weight, value)
+        place = COORDINATE_SCALE * torch.einsum("bonk,ni->boki", weight, self.grid)
+        return self.out(torch.cat([found, place], dim=-1).flatten(2))
+
+
+class AttentionPool(nn.Module):
+    """Learned queries, shifted by the goal, attend to the tokens and their places (arXiv 1706.03762; as the attentive
+    pooling of arXiv 2205.01917, section 3.2). `width` is that of keys and values.
+    """
+
+    grid: Tensor
+
+    def __init__(
+        self, grid: tuple[int, int], channels: int, goal: int, *, width: int, heads: int, queries: int, dim: int
+    ) -> None:
+        super().__init__()
+        self.register_buffer("grid", grid_coordinates(*grid))
+        self.dim = dim
+        self.project = nn.Linear(channels, width)
+        self.place = nn.Linear(2, width)
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Parameter(torch.randn(queries, width) * 0.5)
+        self.goal = _wide_linear(goal, queries * width) if goal else None
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.out = _output(queries * width, dim)
+
+    def forward(self, tokens: Float[Tensor, "b o n c"], goal: Float[Tensor, "b g"]) -> Float[Tensor, "b o v"]:
+        """The vector per time step."""
+        rows, steps = tokens.shape[:2]
+        keys = self.norm(self.project(tokens) + self.place(COORDINATE_SCALE * self.grid)).flatten(0, 1)
+        query = self.query.expand(rows, -1, -1)
+        if self.goal is not None:
+            query = query + self.goal(goal).view_as(query)
+        query = query.repeat_interleave(steps, dim=0)
+        found = self.attention(query, keys, keys, need_weights=False)[0]
+        return self.out(found.flatten(1)).unflatten(0, (rows, steps))
+
+
+class GridPool(nn.Module):
+    """Every token to `rank` numbers by one linear map, the grid flattened: keeps every place, shares nothing."""
+
+    def __init__(self, grid: tuple[int, int], channels: int, goal: int, *, rank: int, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.project = nn.Linear(channels, rank)
+        self.out = _output(grid[0] * grid[1] * rank, dim)
+
+    def forward(self, tokens: Float[Tensor, "b o n c"], goal: Float[Tensor, "b g"]) -> Float[Tensor, "b o v"]:
+        """The vector per time step; the goal goes unused."""
+        return self.out(F.gelu(self.project(tokens)).flatten(2))
+
+
+class MeanPool(nn.Module):
+    """The mean token and one linear map: what most users of frozen features do (arXiv 2306.10007)."""
+
+    def __init__(self, grid: tuple[int, int], channels: int, goal: int, *, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.out = _output(channels, dim)
+
+    def forward(self, tokens: Float[Tensor, "b o n c"], goal: Float[Tensor, "b g"]) -> Float[Tensor, "b o v"]:
+        """The vector per time step; the goal goes unused."""
+        return self.out(tokens.mean(2))
+
+
+def grid_coordinates(rows: int, columns: int) -> Float[Tensor, "n 2"]:
+    """Column and row of every token, each from -1 to 1."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
+    return torch.stack([x, y], dim=-1).flatten(0, 1)
+
+
+def _output(inputs: int, dim: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, dim), nn.LayerNorm(dim), nn.GELU())
+
+
+def _wide_linear(inputs: int, outputs: int) -> nn.Linear:
+    """Wide enough that different goals see different projections from the start."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.normal_(layer.weight, std=0.5)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,81 @@
+"""Transformers over the action chunk: a decoder that attends to the context, and the denoiser built on it.
+
+Dims: b batch, s context steps, e their width, k chunk, a action, w width.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from s2robot.policies.embedding import TimeEmbedding
+
+
+class ContextDecoder(nn.Module):
+    """Pre-norm decoder layers: the chunk's steps attend to themselves and to the context.
+
+    `causal` lets an action see those before it alone, as Diffusion Policy's transformer does (arXiv 2303.04137,
+    section III-A).
+    """
+
+    def __init__(
+        self,
+        context: tuple[int, int],
+        chunk: int,
+        width: int,
+        layers: int,
+        heads: int,
+        dropout: float,
+        causal: bool,
+    ) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(chunk, width) * 0.02)
+        self.project = nn.Linear(context[1], width)
+        self.context_place = nn.Parameter(torch.randn(context[0], width) * 0.02)
+        layer = nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerDecoder(layer, layers, nn.LayerNorm(width))
+        hidden = torch.full((chunk, chunk), float("-inf")).triu(1) if causal else None
+        self.register_buffer("hidden", hidden, persistent=False)
+
+    hidden: Tensor | None
+
+    def forward(
+        self,
+        steps: Float[Tensor, "b k w"] | None,
+        context: Float[Tensor, "b s e"],
+        extra: Float[Tensor, "b 1 w"] | None,
+    ) -> Float[Tensor, "b k w"]:
+        """Embedded steps (None: their places alone) to decoded ones; `extra` is one more step of context."""
+        memory = self.project(context) + self.context_place
+        if extra is not None:
+            memory = torch.cat([extra, memory], dim=1)
+        x = self.place.expand(len(context), -1, -1) if steps is None else steps + self.place
+        return self.layers(x, memory, tgt_mask=self.hidden)
+
+
+class TransformerDenoiser(nn.Module):
+    """A noisy chunk, its noise level and the context to a chunk: Diffusion Policy's transformer (arXiv 2303.04137)."""
+
+    def __init__(
+        self,
+        context: tuple[int, int],
+        action: tuple[int, int],
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        dropout: float,
+        causal: bool,
+    ) -> None:
+        super().__init__()
+        self.time = TimeEmbedding(width)
+        self.into = nn.Linear(action[1], width)
+        self.decoder = ContextDecoder(context, action[0], width, layers, heads, dropout, causal)
+        self.out = nn.Linear(width, action[1])
+
+    def forward(
+        self, noisy: Float[Tensor, "b k a"], time: Float[Tensor, " b"], context: Float[Tensor, "b s e"]
+    ) -> Float[Tensor, "b k a"]:
+        """`time` in [0, 1]."""
+        return self.out(self.decoder(self.into(noisy), context, self.time(time).unsqueeze(1)))
