@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32, Float64, Int64, UInt8
 
+from s2robot.data.actions import to_delta
 from s2robot.envs.renderer import RENDERER_SETTINGS, LeanRenderer
 from s2robot.envs.world import CONTROL_RATE_HZ, LiftWorld, TableWorld
 from s2robot.errors import S2RobotError, unknown_name
@@ -161,9 +162,14 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         info = {"success": success} | ({"end": self.end} if self.end else {})
         return self._observe(), float(success), success, self.end == "horizon", info
 
-    def step_chunk(self, actions: Float32[np.ndarray, "t a"]) -> StepResult:
-        """Execute actions until they are spent or the episode ends."""
+    def step_chunk(self, actions: Float32[np.ndarray, "t a"], representation: str = "delta") -> StepResult:
+        """Execute actions until they are spent or the episode ends.
+
+        Absolute ones (`data.actions`) are target poses: each becomes a delta from where the arm is at its own tick.
+        """
         for executed, action in enumerate(actions, start=1):
+            if representation == "absolute":
+                action = to_delta(action, self._observe()["proprio"], ACTION_SPEC)
             self.step(action)
             if self.end:
                 return StepResult(executed, self.end)

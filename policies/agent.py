@@ -1,16 +1,14 @@
 """A checkpoint in action: frozen encoder, policy and normalisers behind `infer(observation)` and `reset()`.
 
-A frame goes through the encoder once: an episode's `TokenWindow` keeps the tokens of the observations that the
-policy still looks back at.
+A frame goes through the encoder once: an episode's memory keeps the tokens of the observations that the policy still
+looks back at.
 
-Dims: b decisions, n tokens, c channels, k chunk, a action, p proprioception, g goal.
+Dims: b decisions, n tokens, c channels, k chunk, e executed actions, a action, p proprioception, g goal.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,31 +18,9 @@ from torch import Tensor
 from s2robot.data.transforms import Normalise
 from s2robot.encoders.interface import Encoder
 from s2robot.policies.batch import Inputs
+from s2robot.policies.memory import EpisodeMemory, Seen
 from s2robot.policies.policy import ChunkPolicy
 from s2robot.types import Observation
-
-
-class Seen(NamedTuple):
-    """One observation as the policy reads it: tokens by camera, normalised proprioception, goal."""
-
-    tokens: Mapping[str, Float[Tensor, "n c"]]
-    proprio: Float32[np.ndarray, " p"]
-    goal: Float32[np.ndarray, " g"]
-
-
-class TokenWindow:
-    """Ring buffer over the last `horizon` observations of one episode; the first stands in for those before it."""
-
-    def __init__(self, horizon: int) -> None:
-        self._steps: deque[Seen] = deque(maxlen=horizon)
-
-    def push(self, seen: Seen) -> None:
-        """The newest observation; the oldest falls out once the window is full."""
-        self._steps.extend([seen] * (1 if self._steps else self._steps.maxlen or 1))
-
-    def steps(self) -> list[Seen]:
-        """Oldest first, `horizon` of them; none before the first push."""
-        return list(self._steps)
 
 
 class Agent:
@@ -58,6 +34,7 @@ class Agent:
         cameras: the streams that the policy looks at; empty for a blind one.
         rows: decisions go through encoder and policy in groups of exactly this many, the last one filled up. Matrix
             products of another shape may round differently; with one shape no result depends on its neighbours.
+        representation: of the actions that come out, "delta" or "absolute" (`data.actions`).
     """
 
     def __init__(
@@ -68,10 +45,11 @@ class Agent:
         action: Normalise,
         cameras: Sequence[str],
         rows: int = 1,
+        representation: str = "delta",
     ) -> None:
         self.encoder, self.policy = encoder, policy.eval()
         self.proprio, self.unnormalise = proprio, action.inverse()
-        self.cameras, self.rows = tuple(cameras), rows
+        self.cameras, self.rows, self.representation = tuple(cameras), rows, representation
         self.reset()
 
     @property
@@ -81,49 +59,49 @@ class Agent:
 
     def reset(self) -> None:
         """Forget the episode."""
-        self._window = self.new_window()
+        self._memory = self.new_memory()
         self._decisions = 0
 
-    def new_window(self) -> TokenWindow:
-        """An empty window of an episode that begins."""
-        return TokenWindow(self.policy.observation_horizon)
+    def new_memory(self) -> EpisodeMemory:
+        """The empty memory of an episode that begins."""
+        policy = self.policy
+        return EpisodeMemory(policy.observation_horizon, policy.chunk, policy.execute, policy.ensemble)
 
-    def infer(self, observation: Observation) -> Float32[np.ndarray, "k a"]:
-        """The chunk to execute from here, in the action spec's units, cut to the executed horizon."""
-        chunk = self.infer_batch([observation], [self._window], [(0, self._decisions)])[0]
+    def infer(self, observation: Observation) -> Float32[np.ndarray, "e a"]:
+        """The actions to execute from here, in their spec's units, as many as belong to a decision."""
+        chunk = self.infer_batch([observation], [self._memory], [(0, self._decisions)])[0]
         self._decisions += 1
         return chunk
 
     @torch.no_grad()
     def infer_batch(
-        self, observations: Sequence[Observation], windows: Sequence[TokenWindow], keys: Sequence[tuple[int, int]]
-    ) -> Float32[np.ndarray, "b k a"]:
-        """Chunks for several episodes at once: their newest observations, which are encoded and pushed into their
-        windows. `keys` (episode seed, decision) seed each row's noise, so that a row's chunk is the same whatever else
-        is in the batch.
-        """
-        for window, seen in zip(windows, self.encode(observations), strict=True):
-            window.push(seen)
-        chunks = []
-        for start in range(0, len(windows), self.rows):
-            group, names = list(windows[start : start + self.rows]), list(keys[start : start + self.rows])
-            count = len(group)
-            group += [group[0]] * (self.rows - count)
-            names += [names[0]] * (self.rows - count)
-            noise = torch.stack([self._noise(*name) for name in names]).to(self.device)
-            chunk = self.policy.sample(self.inputs(group), noise)[:count]
-            chunks.append(self.unnormalise(chunk.cpu().numpy()))
-        return np.concatenate(chunks)[:, : self.policy.execute]
+        self, observations: Sequence[Observation], memories: Sequence[EpisodeMemory], keys: Sequence[tuple[int, int]]
+    ) -> Float32[np.ndarray, "b e a"]:
+        """The next actions of several episodes at once: their newest observations are encoded and remembered.
 
-    def inputs(self, windows: Sequence[TokenWindow]) -> Inputs:
-        """What the policy reads of windows that have seen something."""
-        steps = [window.steps() for window in windows]
+        `keys` (episode seed, decision) seed each row's noise, so that a row's chunk is the same whatever else is in the
+        batch.
+        """
+        for memory, seen in zip(memories, self.encode(observations), strict=True):
+            memory.push(seen)
+        actions = []
+        for start in range(0, len(memories), self.rows):
+            group, names = list(memories[start : start + self.rows]), list(keys[start : start + self.rows])
+            empty = self.rows - len(group)
+            noise = torch.stack([self._noise(*name) for name in names + [names[0]] * empty]).to(self.device)
+            chunks = self.policy.sample(self.inputs(group + [group[0]] * empty), noise).cpu().numpy()
+            actions += [memory.accept(chunk) for memory, chunk in zip(group, chunks, strict=False)]
+        return self.unnormalise(np.stack(actions))
+
+    def inputs(self, memories: Sequence[EpisodeMemory]) -> Inputs:
+        """What the policy reads of memories that have seen something."""
+        steps = [memory.steps() for memory in memories]
         tokens = {
-            camera: torch.stack([torch.stack([seen.tokens[camera] for seen in window]) for window in steps])
+            camera: torch.stack([torch.stack([seen.tokens[camera] for seen in episode]) for episode in steps])
             for camera in self.cameras
         }
-        proprio = np.stack([[seen.proprio for seen in window] for window in steps])
-        goal = np.stack([window[-1].goal for window in steps])
+        proprio = np.stack([[seen.proprio for seen in episode] for episode in steps])
+        goal = np.stack([episode[-1].goal for episode in steps])
         return Inputs(tokens, self._tensor(proprio), self._tensor(goal))
 
     def encode(self, observations: Sequence[Observation]) -> list[Seen]:

@@ -17,7 +17,7 @@ from s2robot.errors import S2RobotError
 from s2robot.policies.batch import Batch, Inputs, Shapes
 from s2robot.targets import instantiate
 
-ABOUT = ("name", "recipe")  # keys of a policy's configuration that are not arguments of its module
+ABOUT = ("name", "actions", "recipe")  # keys of a policy's configuration that are not arguments of its module
 
 
 def build_policy(config: Mapping[str, Any], shapes: Shapes) -> ChunkPolicy:
@@ -35,6 +35,7 @@ class ChunkPolicy(nn.Module):
         observation_horizon: time steps of observation that a decision needs.
         chunk: actions that a decision predicts.
         execute: how many of them are carried out before the next decision; it belongs to the checkpoint.
+        ensemble: rate of temporal ensembling over overlapping chunks (`memory.EpisodeMemory`); None for none.
         aux_weight: adds a head that regresses the named object's x and y (m, world) in training: privileged labels,
             so a report says when it is on.
     """
@@ -48,6 +49,7 @@ class ChunkPolicy(nn.Module):
         observation_horizon: int,
         chunk: int,
         execute: int,
+        ensemble: float | None,
         aux_weight: float,
     ) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class ChunkPolicy(nn.Module):
         self.observation = instantiate(observation, shapes, observation_horizon)
         steps, width = self.observation.shape
         self.head = instantiate(head, (steps, width), (chunk, shapes.action))
-        self.chunk, self.execute, self.aux_weight = chunk, execute, aux_weight
+        self.chunk, self.execute, self.ensemble, self.aux_weight = chunk, execute, ensemble, aux_weight
         self.auxiliary = nn.Linear(steps * width, 2) if aux_weight else None
 
     @property

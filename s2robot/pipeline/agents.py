@@ -42,6 +42,7 @@ def load_policy(folder: Path | str, device: str = "auto", rows: int = 1) -> Agen
     proprio, action = normalise["proprio"], normalise["action"]
     assert isinstance(proprio, Normalise)
     assert isinstance(action, Normalise)
-    agent = Agent(encoder, policy.to(encoder.device), proprio, action, manifest["shapes"]["cameras"], rows)
+    cameras, representation = manifest["shapes"]["cameras"], manifest["policy"]["actions"]["representation"]
+    agent = Agent(encoder, policy.to(encoder.device), proprio, action, cameras, rows, representation)
     agent.reset()
     return agent

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from s2robot.data.actions import ActionChoice, to_absolute
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise
@@ -21,6 +22,7 @@ from s2robot.encoders.interface import Encoder
 from s2robot.policies.batch import Batch, Inputs, Shapes
 
 ACTION_FLOOR, PROPRIO_FLOOR = 0.05, 0.01
+DELTA = ActionChoice()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def load_training_data(
     horizons: Horizons,
     validation_fraction: float,
     device: torch.device,
+    actions: ActionChoice = DELTA,
 ) -> TrainingData:
     """Read features and arrays of the whole store; the last episodes (by seed) are held out for validation.
 
@@ -85,14 +88,17 @@ def load_training_data(
     first_held_out = len(split_episodes(store, validation_fraction)[0])
     tokens = {camera: _tokens(store, encoder, cache, flat, camera, views, first_held_out).to(device) for camera in seen}
     proprio = Normalise.fit(flat.proprio, floor=PROPRIO_FLOOR)
-    action = Normalise.fit(flat.action, floor=ACTION_FLOOR)
+    acted = flat.action
+    if actions.representation == "absolute":
+        acted = to_absolute(flat.action, flat.proprio, store.spec.action)
+    action = Normalise.fit(acted, actions.normalise, ACTION_FLOOR)
     labels = flat.labels.get("target_pos_w")
     windows = flat.windows(horizons.observation, horizons.chunk, horizons.execute)
     train = Split(
         tokens=tokens,
         proprio=torch.from_numpy(proprio(flat.proprio)).to(device),
         goal=torch.from_numpy(np.repeat(flat.goal, flat.lengths, axis=0)).to(device),
-        action=torch.from_numpy(action(flat.action)).to(device),
+        action=torch.from_numpy(action(acted)).to(device),
         object_xy=None if labels is None else torch.from_numpy(labels[:, :2].astype(np.float32)).to(device),
         windows=_select(windows, windows.episode < first_held_out),
     )
@@ -105,7 +111,7 @@ def load_training_data(
             channels=encoder.channels,
             proprio=flat.proprio.shape[1],
             goal=flat.goal.shape[1],
-            action=flat.action.shape[1],
+            action=acted.shape[1],
             scales=max(1, len(encoder.sizes)),
         ),
         proprio=proprio,

@@ -70,7 +70,7 @@ def evaluate(what: Evaluation, agent: Agent, pool: RolloutPool, seeds: range, ou
         rollout(pool, agent, missing, _recorded_camera(what)), len(seeds), label, "episode", len(seeds) - len(missing)
     ):
         outcome = _outcome(what, episode)
-        timing = {"seconds": episode.seconds, "decisions": episode.decisions}
+        timing = {"seconds": episode.seconds, "decisions": episode.decisions, "seam": episode.seam}
         _keep_clip(out / CLIPS, episode)
         lines[episode.seed] = {**asdict(outcome), "timing": timing}
         append_line(out / JOURNAL, json.dumps(lines[episode.seed]))

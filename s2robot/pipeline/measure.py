@@ -51,9 +51,9 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
         times_ms.append(1e3 * (time.perf_counter() - start_s))
     p50, p95 = np.percentile(times_ms[WARM_UP:], [50, 95])
     image = agent.encoder.cost().gmac if agent.cameras else 0.0
-    window = agent.new_window()
-    window.push(agent.encode(observations[:1])[0])
-    inputs = agent.inputs([window])
+    memory = agent.new_memory()
+    memory.push(agent.encode(observations[:1])[0])
+    inputs = agent.inputs([memory])
     noise = torch.zeros(1, agent.policy.chunk, len(agent.unnormalise.offset), device=agent.device)
     head = count_gmac(agent.policy.sample, inputs, noise)
     return InferenceCost(

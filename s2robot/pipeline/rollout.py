@@ -19,7 +19,8 @@ import numpy as np
 from s2robot.errors import S2RobotError
 from s2robot.execution import initialise_worker, worker_environment
 from s2robot.gl import select_gl_backend
-from s2robot.policies.agent import Agent, TokenWindow
+from s2robot.policies.agent import Agent
+from s2robot.policies.memory import EpisodeMemory
 from s2robot.types import EndReason, Observation
 
 SLOTS = 8  # environments that run at once, whatever the number of workers
@@ -27,12 +28,13 @@ SLOTS = 8  # environments that run at once, whatever the number of workers
 
 @dataclass(frozen=True)
 class Request:
-    """What a slot is to do: start an episode (`seed`) or execute a chunk (`actions`), then render `cameras`."""
+    """What a slot is to do: start an episode (`seed`) or execute `actions`, then render `cameras`."""
 
     slot: int
     cameras: tuple[str, ...]
     seed: int | None = None
     actions: np.ndarray | None = None
+    representation: str = "delta"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Reply:
 
 @dataclass
 class Rollout:
-    """One finished episode. `clip` holds the frames of the recorded camera at every decision."""
+    """One finished episode. `seam` is the mean of its `EpisodeMemory.seams`, None where chunks do not overlap; `clip`
+    holds the frames of the recorded camera at every decision.
+    """
 
     seed: int
     initial_state_sha256: str
@@ -57,6 +61,7 @@ class Rollout:
     end: EndReason
     seconds: float
     decisions: int
+    seam: float | None
     clip: list[np.ndarray] = field(default_factory=list)
 
 
@@ -145,7 +150,7 @@ def _carry_out(request: Request, envs: dict[int, Any], initial: dict[int, str], 
         initial[request.slot] = info["initial_state_sha256"]
     else:
         assert request.actions is not None
-        env.step_chunk(request.actions)
+        env.step_chunk(request.actions, request.representation)
     observation = None if env.end else env.observe(request.cameras)
     return Reply(request.slot, observation, env.steps, env.end, initial[request.slot])
 
@@ -155,7 +160,7 @@ class _Running:
     """One slot's episode so far."""
 
     seed: int
-    window: TokenWindow
+    memory: EpisodeMemory
     start_s: float
     decisions: int = 0
     clip: list[np.ndarray] = field(default_factory=list)
@@ -174,7 +179,7 @@ def rollout(pool: RolloutPool, agent: Agent, seeds: Sequence[int], record: str |
     while waiting or running:
         while waiting and free:
             slot = free.pop(0)
-            running[slot] = _Running(waiting.pop(), agent.new_window(), time.perf_counter())
+            running[slot] = _Running(waiting.pop(), agent.new_memory(), time.perf_counter())
             requests.append(Request(slot, cameras, seed=running[slot].seed))
         deciding: dict[int, Observation] = {}
         for reply in pool.exchange(requests):
@@ -191,11 +196,11 @@ def rollout(pool: RolloutPool, agent: Agent, seeds: Sequence[int], record: str |
         requests = []
         if deciding:
             keys = [(running[slot].seed, running[slot].decisions) for slot in deciding]
-            windows = [running[slot].window for slot in deciding]
-            chunks = agent.infer_batch(list(deciding.values()), windows, keys)
+            memories = [running[slot].memory for slot in deciding]
+            chunks = agent.infer_batch(list(deciding.values()), memories, keys)
             for slot, chunk in zip(deciding, chunks, strict=True):
                 running[slot].decisions += 1
-                requests.append(Request(slot, cameras, actions=chunk))
+                requests.append(Request(slot, cameras, actions=chunk, representation=agent.representation))
 
 
 def _finish(episode: _Running, reply: Reply) -> Rollout:
@@ -208,5 +213,6 @@ def _finish(episode: _Running, reply: Reply) -> Rollout:
         end=reply.end,
         seconds=time.perf_counter() - episode.start_s,
         decisions=episode.decisions,
+        seam=float(np.mean(episode.memory.seams)) if episode.memory.seams else None,
         clip=episode.clip,
     )

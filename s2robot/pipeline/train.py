@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from s2robot import __version__
+from s2robot.data.actions import ActionChoice
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import SHIFT_VERSION, FeatureCache
 from s2robot.data.transforms import to_json
@@ -107,8 +108,9 @@ def train(
     if finished:
         return finished
     horizons = Horizons(*(int(policy_config[key]) for key in ("observation_horizon", "chunk", "execute")))
+    actions = ActionChoice(**policy_config["actions"])
     data = load_training_data(
-        store, encoder, cache, cameras, recipe.views, horizons, recipe.validation_fraction, device
+        store, encoder, cache, cameras, recipe.views, horizons, recipe.validation_fraction, device, actions
     )
     policy = _new_policy(policy_config, data, recipe.seed).to(device)
     steps = recipe.epochs * max(1, len(data.train) // recipe.batch_size)

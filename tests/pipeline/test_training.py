@@ -101,7 +101,7 @@ def test_a_decision_does_not_depend_on_its_neighbours(
 
     def chunks(order: Sequence[int]) -> np.ndarray:
         return agent.infer_batch(
-            [seen[i] for i in order], [agent.new_window() for _ in order], [keys[i] for i in order]
+            [seen[i] for i in order], [agent.new_memory() for _ in order], [keys[i] for i in order]
         )
 
     together = chunks(range(5))
@@ -181,7 +181,7 @@ def test_a_frame_is_encoded_once_and_all_cameras_in_one_call() -> None:
     unit = [Normalise((0.0,) * d, (1.0,) * d) for d in (11, 7)]
     agent = Agent(encoder, policy, *unit, cameras=shapes.cameras, rows=3)
     frames = rng.integers(0, 256, (5, 3, 2, 48, 48, 3), dtype=np.uint8)  # time step, episode, camera
-    windows = [agent.new_window() for _ in range(3)]
+    windows = [agent.new_memory() for _ in range(3)]
     for step, episodes in enumerate(frames):
         observations = [
             Observation(dict(zip(shapes.cameras, images, strict=True)), np.full(11, step, np.float32), np.zeros(0), 0.0)

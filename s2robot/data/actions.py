@@ -1,0 +1,93 @@
+"""Action representations: what a dataset stores against what a policy predicts.
+
+Stores hold the controller's own actions, deltas of the end effector's pose. A policy may predict the target pose
+itself instead (arXiv 2303.04137, section IV-C, finds that better for diffusion): position, rotation as six numbers
+(arXiv 1812.07035), gripper. The robot's side turns it into a delta at every tick, from where the arm is by then.
+
+Dims: ... any leading dimensions, p proprioception (position, rotation as six numbers, fingers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+
+from s2robot.data.transforms import MatrixToRot6d, Rot6dToMatrix
+from s2robot.errors import S2RobotError, unknown_name
+from s2robot.types import ActionSpec
+
+REPRESENTATIONS = ("delta", "absolute")
+NORMALISATIONS = ("z_score", "min_max")
+ABSOLUTE_NAMES = ("x", "y", "z", "r11", "r21", "r31", "r12", "r22", "r32", "gripper")
+
+
+@dataclass(frozen=True)
+class ActionChoice:
+    """How a policy's actions are represented and normalised."""
+
+    representation: Literal["delta", "absolute"] = "delta"
+    normalise: Literal["z_score", "min_max"] = "z_score"
+
+    def __post_init__(self) -> None:
+        if self.representation not in REPRESENTATIONS:
+            raise unknown_name("action representation", self.representation, REPRESENTATIONS)
+        if self.normalise not in NORMALISATIONS:
+            raise unknown_name("normalisation", self.normalise, NORMALISATIONS)
+
+
+def absolute_spec(spec: ActionSpec) -> ActionSpec:
+    """What the absolute form of a delta spec means. Raises S2RobotError for a spec that has no such form."""
+    _scales(spec)
+    unbounded = (np.inf,) * 9
+    return replace(
+        spec,
+        names=ABSOLUTE_NAMES,
+        units=("m",) * 3 + ("1",) * 6 + spec.units[6:],
+        low=tuple(-x for x in unbounded) + spec.low[6:],
+        high=unbounded + spec.high[6:],
+        mode="absolute",
+        rotation="rot6d",
+    )
+
+
+def to_absolute(
+    action: Float[np.ndarray, "... 7"], proprio: Float[np.ndarray, "... p"], spec: ActionSpec
+) -> Float[np.ndarray, "... 10"]:
+    """Deltas, each taken where the arm was at its tick, to target poses. Raises S2RobotError as `absolute_spec`."""
+    metres, radians = _scales(spec)
+    here = Rot6dToMatrix()(proprio[..., 3:9].astype(np.float64))
+    turn = Rotation.from_rotvec(radians * action[..., 3:6].reshape(-1, 3).astype(np.float64)).as_matrix()
+    target = turn.reshape(here.shape) @ here
+    position = proprio[..., :3] + metres * action[..., :3]
+    return np.concatenate([position, MatrixToRot6d()(target), action[..., 6:]], axis=-1).astype(action.dtype)
+
+
+def to_delta(
+    target: Float[np.ndarray, "... 10"], proprio: Float[np.ndarray, "... p"], spec: ActionSpec
+) -> Float[np.ndarray, "... 7"]:
+    """Inverse of `to_absolute`. Not clipped: the controller's limits are its own business."""
+    metres, radians = _scales(spec)
+    here = Rot6dToMatrix()(proprio[..., 3:9].astype(np.float64))
+    there = Rot6dToMatrix()(target[..., 3:9].astype(np.float64))
+    turn = (there @ here.swapaxes(-1, -2)).reshape(-1, 3, 3)
+    rotation = Rotation.from_matrix(turn).as_rotvec().reshape(*target.shape[:-1], 3) / radians
+    position = (target[..., :3] - proprio[..., :3]) / metres
+    return np.concatenate([position, rotation, target[..., 9:]], axis=-1).astype(target.dtype)
+
+
+def _scales(spec: ActionSpec) -> tuple[float, float]:
+    """Metres and radians of one unit of a delta action."""
+    try:
+        scales = [float(unit.split()[0]) for unit in spec.units[:6]]
+    except ValueError:
+        scales = []
+    if (spec.mode, spec.rotation, len(spec.names), len(scales)) != ("delta", "axis_angle", 7, 6):
+        raise S2RobotError(
+            f"actions ({', '.join(spec.names)}) in ({', '.join(spec.units)}) have no absolute form; needed are three "
+            "deltas of position in '<number> m', three of an axis-angle rotation in '<number> rad' and a gripper"
+        )
+    return scales[0], scales[3]

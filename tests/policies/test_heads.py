@@ -1,0 +1,66 @@
+"""What every policy of the catalogue can and cannot represent, on data that fit into a line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from s2robot.configs import choice, names
+from s2robot.pipeline.fit import Schedule, TrainState, fit
+from s2robot.policies.batch import Batch, Inputs, Shapes
+from s2robot.policies.policy import ChunkPolicy, build_policy
+
+SHAPES = Shapes(cameras=(), grid=(0, 0), channels=0, proprio=3, goal=2, action=2)
+SMALL = [name for name in names("policy") if not name.endswith("_paper")]
+REGRESSION = ["bc_mlp", "bc_transformer"]
+
+
+def inputs(policy: ChunkPolicy, rows: int, seed: int) -> Inputs:
+    random = torch.Generator().manual_seed(seed)
+    proprio = 0.1 * torch.randn(rows, policy.observation_horizon, 3, generator=random)
+    return Inputs({}, proprio, torch.eye(2)[torch.arange(rows) % 2])
+
+
+def two_modes(policy: ChunkPolicy, steps: int) -> torch.Tensor:
+    """Train on chunks that go left or right by chance; returns the first coordinate of 256 sampled chunks."""
+
+    def batches(step: int) -> Batch:
+        side = 1.0 - 2.0 * torch.randint(2, (64, 1, 1)).float()
+        action = side * torch.ones(64, policy.chunk, 2)
+        return Batch(inputs(policy, 64, step), action, torch.ones(64, policy.chunk, dtype=torch.bool))
+
+    state = TrainState.create(policy, Schedule(2e-3, steps, 10), seed=0, weight_decay=0.0, ema=False)
+    for _ in fit(policy.loss, batches, state):
+        pass
+    policy.eval()
+    noise = torch.randn(256, policy.chunk, 2, generator=torch.Generator().manual_seed(1))
+    return policy.sample(inputs(policy, 256, -1), noise)[..., 0].mean(1)
+
+
+def build(name: str) -> ChunkPolicy:
+    """The policy with a net that trains in seconds."""
+    changes: dict[str, Any] = {}
+    net = choice("policy", name)["head"].get("net", {})
+    if "widths" in net:
+        changes = {"head": {"net": {"widths": [16, 32], "condition": 32}}}
+    elif net:
+        changes = {"head": {"net": {"width": 32, "layers": 2}}}
+    torch.manual_seed(0)
+    return build_policy(choice("policy", name, changes), SHAPES)
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in REGRESSION])
+def test_a_generative_policy_keeps_both_modes(name: str) -> None:
+    found = two_modes(build(name), steps=300)
+    left, right = (found < -0.7).float().mean(), (found > 0.7).float().mean()
+    assert min(left, right) > 0.25
+    assert left + right > 0.8
+    assert (found.abs() < 0.3).float().mean() < 0.05  # nothing in the middle, where their mean lies
+
+
+@pytest.mark.parametrize("name", REGRESSION)
+def test_regression_does_not(name: str) -> None:
+    found = two_modes(build(name), steps=100)
+    assert min((found < -0.7).float().mean(), (found > 0.7).float().mean()) < 0.1
