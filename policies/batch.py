@@ -24,12 +24,16 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs with normalised action chunks; `mask` is False where the chunk runs past the episode's end."""
+    """Inputs with normalised action chunks; `mask` is False where the chunk runs past the episode's end.
+
+    `weight` is 1, but for one process's share of a batch: its unmasked actions over the mean of all shares.
+    """
 
     inputs: Inputs
     action: Float[Tensor, "b k a"]
     mask: Bool[Tensor, "b k"]
     object_xy: Float[Tensor, "b 2"] | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,16 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def progress(items: Iterable[T], total: int, label: str, unit: str = "it", done: int = 0) -> Iterator[T]:
-    """Pass `items` through, showing how many of `total` are finished (`done` of them before this start)."""
+def progress(
+    items: Iterable[T], total: int, label: str, unit: str = "it", done: int = 0, show: bool = True
+) -> Iterator[T]:
+    """Pass `items` through, showing how many of `total` are finished (`done` of them before this start).
+
+    `show=False` passes them through in silence.
+    """
+    if not show:
+        yield from items
+        return
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -11,6 +11,8 @@ VERBS: dict[str, str] = {}
 
 def run(config: Any, verb: str) -> int | None:
     """Encode what is missing, train, and say where the checkpoint lies."""
+    from contextlib import nullcontext
+
     from omegaconf import OmegaConf
 
     from s2robot.data.episodes import EpisodeStore
@@ -18,22 +20,33 @@ def run(config: Any, verb: str) -> int | None:
     from s2robot.encoders import load_encoder
     from s2robot.encoders.backbone import resolve_device
     from s2robot.encoders.load import encoder_config
+    from s2robot.pipeline.distributed import process_group
     from s2robot.pipeline.encode import encode_for_training
-    from s2robot.pipeline.train import recipe_from, train
+    from s2robot.pipeline.recipe import recipe_from
+    from s2robot.pipeline.rollout import RolloutPool
+    from s2robot.pipeline.simulation import simulated_task
+    from s2robot.pipeline.train import Job, train
 
-    store, cache = EpisodeStore(config.store), FeatureCache(config.cache)
-    encoder = load_encoder(config.encoder, device=config.device)
-    cameras = tuple(config.cameras)
     policy: Any = OmegaConf.to_container(config.policy, resolve=True)
     recipe = recipe_from(policy, config.recipe)
-    encode_for_training(store, encoder, cache, cameras, recipe.views, recipe.validation_fraction)
-    device = resolve_device(config.device)
-    result = train(
-        store, encoder, encoder_config(config.encoder), cache, policy, cameras, recipe, Path(config.out), device
-    )
-    last = result.curve[-1]
+    store, cache, cameras = EpisodeStore(config.store), FeatureCache(config.cache), tuple(config.cameras)
+    with process_group(str(resolve_device(config.device))) as group:
+        encoder = load_encoder(config.encoder, device=str(group.device))
+        pool: Any = nullcontext()
+        if group.first:
+            encode_for_training(store, encoder, cache, cameras, recipe.views, recipe.validation_fraction)
+            if recipe.rollouts:
+                pool = RolloutPool(simulated_task(store.spec), config.workers)
+        group.wait()
+        job = Job(store, encoder, encoder_config(config.encoder), cache, policy, cameras, recipe)
+        with pool as open_pool:
+            result = train(job, Path(config.out), group, open_pool)
+        if not group.first:
+            return None
+    last = [point for point in result.curve if "val_loss" in point][-1]
     print(
-        f"trained in {result.train_s:.0f} s, validation loss {last['val_loss']:.4f}; checkpoint {result.checkpoint}; "
-        f"next: s2robot evaluate checkpoint={config.out} seeds=10000:10050 out=..."
+        f"trained in {result.train_s:.0f} s, validation loss {last['val_loss']:.4f}, waited for data "
+        f"{last['data_wait']:.1%} of the time; "
+        f"checkpoint {result.checkpoint}; next: s2robot evaluate checkpoint={config.out} seeds=10000:10050 out=..."
     )
     return None

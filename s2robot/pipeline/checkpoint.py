@@ -18,9 +18,9 @@ from torch import Tensor
 
 from s2robot.errors import DamagedError
 from s2robot.progress import say
-from s2robot.storage import disk_error, fingerprint, publish_folder, read_json, sha256_file
+from s2robot.storage import disk_error, fingerprint, publish_folder, read_json, sha256_file, write_json
 
-MANIFEST, CHECKPOINTS = "manifest.json", "checkpoints"
+MANIFEST, CHECKPOINTS, CHOSEN = "manifest.json", "checkpoints", "chosen.json"
 
 
 def save_checkpoint(
@@ -80,7 +80,13 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def open_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """As `newest_checkpoint`, for a run, its folder of checkpoints or one checkpoint; raises where none verifies."""
+    """The checkpoint of a run (the chosen one where its recipe chose), of a folder of them, or one itself.
+
+    Raises DamagedError where none verifies.
+    """
+    chosen = chosen_checkpoint(folder)
+    if chosen is not None:
+        return chosen, verify_checkpoint(chosen)
     if (folder / CHECKPOINTS).is_dir():
         folder = folder / CHECKPOINTS
     if (folder / MANIFEST).exists():
@@ -89,6 +95,18 @@ def open_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     if found is None:
         raise DamagedError(f"{folder} holds no intact checkpoint; train one with `s2robot train`")
     return found
+
+
+def choose_checkpoint(run: Path, path: Path) -> None:
+    """Note which checkpoint below `run` counts."""
+    write_json(run / CHOSEN, {"checkpoint": str(path.relative_to(run))})
+
+
+def chosen_checkpoint(run: Path) -> Path | None:
+    """The checkpoint that was noted by `choose_checkpoint`."""
+    if not (run / CHOSEN).exists():
+        return None
+    return run / str(read_json(run / CHOSEN)["checkpoint"])
 
 
 def load_tensors(path: Path, name: str, device: str | torch.device = "cpu") -> dict[str, Tensor]:

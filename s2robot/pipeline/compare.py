@@ -24,6 +24,7 @@ from s2robot.errors import S2RobotError
 from s2robot.pipeline.agents import load_policy
 from s2robot.pipeline.checkpoint import verify_checkpoint
 from s2robot.pipeline.collect import collect
+from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode_for_training
 from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, parse_seeds, policy_sha256
 from s2robot.pipeline.experiment import Experiment
@@ -32,7 +33,7 @@ from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, bu
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
 from s2robot.pipeline.rollout import RolloutPool
-from s2robot.pipeline.train import TrainResult, train
+from s2robot.pipeline.train import Job, TrainResult, train
 from s2robot.progress import clock, say
 from s2robot.storage import fingerprint, read_json, write_json
 
@@ -81,12 +82,14 @@ class Comparison:
                 "give another out= folder or delete that store"
             )
         speeds = {arm: self._encode(name, store, encoder, folder / arm) for arm, encoder in encoders.items()}
-        runs: dict[str, list[TrainResult]] = {}
-        for arm, encoder in encoders.items():
-            with self._stage(f"{name}: train {arm}"):
-                runs[arm] = [self._train(store, arm, encoder, folder / arm, seed) for seed in experiment.train_seeds]
         records, videos = [], {}
         with RolloutPool(task, self.workers) as pool:
+            runs: dict[str, list[TrainResult]] = {}
+            for arm, encoder in encoders.items():
+                with self._stage(f"{name}: train {arm}"):
+                    runs[arm] = [
+                        self._train(store, arm, encoder, folder / arm, seed, pool) for seed in experiment.train_seeds
+                    ]
             for arm, encoder in encoders.items():
                 with self._stage(f"{name}: rollouts {arm}"):
                     outcomes = [
@@ -122,18 +125,20 @@ class Comparison:
         last = read_json(path)
         return last["frames"] / last["seconds"]
 
-    def _train(self, store: EpisodeStore, arm: str, encoder: Encoder, folder: Path, seed: int) -> TrainResult:
-        recipe, policy = self.experiment.recipe_of(seed), self.experiment.policy_config()
-        made_of = {
-            "dataset": store.dataset_fingerprint(),
-            "encoder": encoder.fingerprint,
-            "policy": policy,
-            "recipe": asdict(recipe),
-        }
-        out = folder / f"seed{seed}-{fingerprint(made_of)[:10]}"
-        cache, device = FeatureCache(self.out / "cache"), self._torch_device()
-        config = self.experiment.encoder_configs()[arm]
-        return train(store, encoder, config, cache, policy, self.experiment.cameras, recipe, out, device)
+    def _train(
+        self, store: EpisodeStore, arm: str, encoder: Encoder, folder: Path, seed: int, pool: RolloutPool
+    ) -> TrainResult:
+        job = Job(
+            store=store,
+            encoder=encoder,
+            encoder_config=self.experiment.encoder_configs()[arm],
+            cache=FeatureCache(self.out / "cache"),
+            policy=self.experiment.policy_config(),
+            cameras=self.experiment.cameras,
+            recipe=self.experiment.recipe_of(seed),
+        )
+        out = folder / f"seed{seed}-{fingerprint(job.identity())[:10]}"
+        return train(job, out, Group(0, 1, self._torch_device()), pool)
 
     def _evaluate(
         self, task: str, arm: str, task_config: Mapping[str, Any], pool: RolloutPool, seed: int, result: TrainResult
@@ -199,7 +204,7 @@ def _arm_record(
 
 
 def _curve(result: TrainResult) -> list[CurvePoint]:
-    return [CurvePoint(int(p["step"]), p["train_loss"], p["val_loss"]) for p in result.curve]
+    return [CurvePoint(int(p["step"]), p["train_loss"], p["val_loss"]) for p in result.curve if "val_loss" in p]
 
 
 def _run_folder(result: TrainResult) -> Path:

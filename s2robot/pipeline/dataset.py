@@ -38,6 +38,7 @@ class Split:
     action: Float[Tensor, "s a"]
     object_xy: Float[Tensor, "s 2"] | None
     windows: Windows
+    ids: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -54,6 +55,10 @@ class Split:
         mask = torch.from_numpy(self.windows.action_mask[rows]).to(action.device)
         return Batch(inputs, action, mask, None if self.object_xy is None else self.object_xy[now])
 
+    def episodes(self, rows: Int64[np.ndarray, " b"]) -> list[str]:
+        """Ids of the episodes that windows belong to, each once."""
+        return [self.ids[i] for i in sorted(set(self.windows.episode[rows].tolist()))]
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -64,6 +69,7 @@ class TrainingData:
     shapes: Shapes
     proprio: Normalise
     action: Normalise
+    actions: ActionChoice
     token_statistics: Mapping[str, tuple[Tensor, Tensor]]
     dataset_fingerprint: str
 
@@ -101,6 +107,7 @@ def load_training_data(
         action=torch.from_numpy(action(acted)).to(device),
         object_xy=None if labels is None else torch.from_numpy(labels[:, :2].astype(np.float32)).to(device),
         windows=_select(windows, windows.episode < first_held_out),
+        ids=flat.ids,
     )
     return TrainingData(
         train=train,
@@ -116,6 +123,7 @@ def load_training_data(
         ),
         proprio=proprio,
         action=action,
+        actions=actions,
         token_statistics={camera: _statistics(t[0, : flat.starts[first_held_out]]) for camera, t in tokens.items()},
         dataset_fingerprint=store.dataset_fingerprint(),
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from s2robot.configs import choice
 from s2robot.encoders.load import named_encoders
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.pipeline.evaluate import parse_seeds
-from s2robot.pipeline.train import Recipe, recipe_from
+from s2robot.pipeline.recipe import Recipe, recipe_from
 
 TEST_SEEDS = range(20_000, 30_000)
 
@@ -75,7 +75,7 @@ class Experiment:
 
     def setup(self) -> dict[str, Any]:
         """What all arms share, for the report."""
-        settings = {k: v for k, v in asdict(self.recipe_of(0)).items() if k not in ("seed", "save_every_s")}
+        settings = {k: v for k, v in self.recipe_of(0).settings().items() if k != "seed"}
         shared = {"demonstrations": self.demonstrations, "frame_px": self.frame_px, "cameras": list(self.cameras)}
         policy = {k: v for k, v in self.policy_config().items() if k != "recipe"}
         return {**shared, "policy": policy, "recipe": settings}

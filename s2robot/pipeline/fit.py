@@ -50,6 +50,7 @@ class TrainState:
     ema_power: float = 0.75
     ema_max: float = 0.9999
     step: int = 0
+    stream: int = 0  # of random draws: processes that share a batch have one each
 
     @classmethod
     def create(
@@ -62,6 +63,7 @@ class TrainState:
         betas: tuple[float, float] = (0.9, 0.999),
         clip: float = 1.0,
         ema: bool = False,
+        stream: int = 0,
     ) -> TrainState:
         """AdamW over the parameters that require gradients; no decay on vectors (biases, norms)."""
         trained = [p for p in module.parameters() if p.requires_grad]
@@ -71,7 +73,7 @@ class TrainState:
         ]
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.lr, betas=betas, fused=True)
         slow = copy.deepcopy(module).requires_grad_(False) if ema else None
-        return cls(module, optimizer, schedule, seed, clip, slow)
+        return cls(module, optimizer, schedule, seed, clip, slow, stream=stream)
 
     def tensors(self) -> dict[str, Tensor]:
         """Module, EMA and optimiser tensors under flat names; with `step` this is the whole state."""
@@ -128,7 +130,7 @@ def fit(
     state.module.train()
     while state.step < state.schedule.steps:
         start_s = time.perf_counter()
-        torch.manual_seed(state.seed * 1_000_003 + state.step)
+        torch.manual_seed(state.seed * 1_000_003 + state.step + 1_000_000_007 * state.stream)
         batch = batches(state.step)
         data_s = time.perf_counter() - start_s
         lr = state.schedule.at(state.step)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from s2robot import __version__
 from s2robot.data.actions import ActionChoice
@@ -19,63 +18,71 @@ from s2robot.data.features import SHIFT_VERSION, FeatureCache
 from s2robot.data.transforms import to_json
 from s2robot.data.windows import Horizons
 from s2robot.encoders.interface import Encoder
-from s2robot.errors import MismatchError, S2RobotError
-from s2robot.pipeline.checkpoint import load_tensors, newest_checkpoint, save_checkpoint
+from s2robot.errors import S2RobotError
+from s2robot.pipeline.curve import Curve, read_curve
 from s2robot.pipeline.dataset import Split, TrainingData, load_training_data
+from s2robot.pipeline.distributed import Group
+from s2robot.pipeline.evaluate import ROWS, parse_seeds
 from s2robot.pipeline.fit import Schedule, TrainState, fit
+from s2robot.pipeline.recipe import Recipe
+from s2robot.pipeline.rollout import RolloutPool
+from s2robot.pipeline.run import Run, finished_run
+from s2robot.pipeline.select import Candidates
+from s2robot.policies.agent import Agent
+from s2robot.policies.batch import Batch
 from s2robot.policies.policy import ChunkPolicy, build_policy
-from s2robot.progress import progress, say
-from s2robot.storage import append_line, cut_torn_line
+from s2robot.progress import progress
 
 VALIDATION_BATCHES = 8
+POINTS = 20  # of the curve
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a policy is optimised; together with data, encoder and policy it determines the checkpoint.
+class Job:
+    """What is trained on what: with equal fingerprints the result is the same."""
 
-    What has no default here stands in the policy's configuration.
-    """
+    store: EpisodeStore
+    encoder: Encoder
+    encoder_config: Mapping[str, Any]
+    cache: FeatureCache
+    policy: Mapping[str, Any]
+    cameras: tuple[str, ...]
+    recipe: Recipe
 
-    epochs: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    warmup: int
-    beta1: float = 0.9
-    beta2: float = 0.999
-    clip: float = 1.0
-    ema: bool = True
-    views: int = 1
-    validation_fraction: float = 0.05
-    seed: int = 0
-    save_every_s: float = 30.0
+    def identity(self) -> dict[str, Any]:
+        """What decides about the checkpoint, as plain JSON types."""
+        return {
+            "dataset": self.store.dataset_fingerprint(),
+            "encoder": self.encoder.fingerprint,
+            "policy": {key: value for key, value in self.policy.items() if key != "recipe"},
+            "cameras": list(self.cameras),
+            "recipe": self.recipe.settings() | {"shift_version": SHIFT_VERSION},
+        }
 
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.views < 0 or not 0 < self.validation_fraction < 1:
-            raise S2RobotError(
-                f"epochs={self.epochs} and batch_size={self.batch_size} must be at least 1, "
-                f"views={self.views} at least 0 and validation_fraction={self.validation_fraction} between 0 and 1"
-            )
+    def data(self, device: torch.device) -> TrainingData:
+        """Features and arrays, ready to be gathered."""
+        horizons = Horizons(*(int(self.policy[key]) for key in ("observation_horizon", "chunk", "execute")))
+        recipe, actions = self.recipe, ActionChoice(**self.policy["actions"])
+        return load_training_data(
+            self.store, self.encoder, self.cache, self.cameras, recipe.views, horizons, recipe.validation_fraction,
+            device, actions,
+        )  # fmt: skip
 
-
-def recipe_from(policy: Mapping[str, Any], config: Mapping[str, Any]) -> Recipe:
-    """The policy's own recipe with what `config` says otherwise; None there says nothing.
-
-    Raises S2RobotError for an unknown key or a value of another type.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    said = {key: value for key, value in config.items() if value is not None}
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Recipe), dict(policy.get("recipe", {})), said)
-        recipe = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        allowed = ", ".join(field.name for field in fields(Recipe))
-        raise S2RobotError(f"recipe: {str(error).splitlines()[0]}; its keys are {allowed}") from error
-    assert isinstance(recipe, Recipe)
-    return recipe
+    def manifest(self, data: TrainingData) -> dict[str, Any]:
+        """Everything needed to act again: configs, specs, normalisers, fingerprints, versions."""
+        identity = self.identity()
+        return {
+            "kind": "policy",
+            "identity": identity,
+            "encoder": {"config": dict(self.encoder_config), "spec": self.encoder.spec()},
+            "policy": identity["policy"],
+            "recipe": asdict(self.recipe),
+            "cameras": list(self.cameras),
+            "spec": self.store.spec.to_json(),
+            "shapes": data.shapes.to_json(),
+            "normalise": {"proprio": to_json(data.proprio), "action": to_json(data.action)},
+            "versions": {"s2robot": __version__, "torch": str(torch.__version__)},
+        }
 
 
 @dataclass(frozen=True)
@@ -87,83 +94,127 @@ class TrainResult:
     curve: list[dict[str, float]]
 
 
-def train(
-    store: EpisodeStore,
-    encoder: Encoder,
-    encoder_config: Mapping[str, Any],
-    cache: FeatureCache,
-    policy_config: Mapping[str, Any],
-    cameras: tuple[str, ...],
-    recipe: Recipe,
-    out: Path,
-    device: torch.device,
-) -> TrainResult:
+def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) -> TrainResult:
     """Train one policy into `out`, going on from the newest intact checkpoint there.
 
-    Raises MismatchError when `out` holds a run of other data, encoder, policy or recipe.
+    `pool` is where the recipe's rollouts run; needed where it asks for any. Raises MismatchError when `out` holds a run
+    of other data, encoder, policy or recipe, S2RobotError where the loss stops being a number.
     """
-    identity = _identity(store, encoder, policy_config, cameras, recipe)
+    recipe, identity = job.recipe, job.identity()
     out.mkdir(parents=True, exist_ok=True)
-    finished = _finished(out, identity)
-    if finished:
-        return finished
-    horizons = Horizons(*(int(policy_config[key]) for key in ("observation_horizon", "chunk", "execute")))
-    actions = ActionChoice(**policy_config["actions"])
-    data = load_training_data(
-        store, encoder, cache, cameras, recipe.views, horizons, recipe.validation_fraction, device, actions
-    )
-    policy = _new_policy(policy_config, data, recipe.seed).to(device)
-    steps = recipe.epochs * max(1, len(data.train) // recipe.batch_size)
-    state = TrainState.create(
-        policy,
-        Schedule(recipe.lr, steps, min(recipe.warmup, steps // 4)),
-        seed=recipe.seed,
-        weight_decay=recipe.weight_decay,
-        betas=(recipe.beta1, recipe.beta2),
-        clip=recipe.clip,
-        ema=recipe.ema,
-    )
-    cut_torn_line(out / "curve.jsonl")  # a kill may tear the last line; the resumed run writes that point again
-    spent_s, losses = _resume(state, out, identity)
-    manifest = _manifest(store, encoder, encoder_config, policy_config, cameras, recipe, data, identity)
-    batches = EpochSampler(data.train, recipe.batch_size, recipe.seed, max(1, recipe.views))
-    start_s = saved_s = time.perf_counter()
-    for record in progress(fit(policy.loss, batches, state), steps, f"train {out.name}", "step", state.step):
-        losses.append(record.loss)
-        now_s = time.perf_counter()
-        last = record.step == steps
-        if record.step % max(1, steps // 20) == 0 or last:
-            point = {"step": record.step, "train_loss": float(torch.stack(losses).mean()), "lr": record.lr}
-            append_line(out / "curve.jsonl", json.dumps(point | {"val_loss": validate(state.best, data.validation)}))
-            losses.clear()
-        if last or now_s - saved_s > recipe.save_every_s:
-            _require_frozen(encoder)
-            saved_s = now_s
-            timed = {**manifest, "train_s": spent_s + now_s - start_s, "finished": last}
-            timed["losses_since_point"] = torch.stack(losses).tolist() if losses else []
-            files = {"policy": state.best.state_dict(), "train_state": state.tensors()}
-            save_checkpoint(out / "checkpoints", record.step, files, timed)
-    result = _finished(out, identity)
-    assert result is not None
-    return result
+    if finished_run(out, identity):
+        return _result(out, identity)
+    data = job.data(group.device)
+    policy = _new_policy(job.policy, data, recipe.seed).to(group.device)
+    state = _new_state(policy, recipe, len(data.train), group)
+    batches = EpochSampler(data.train, recipe.batch_size, recipe.seed, max(1, recipe.views), group.rank, group.world)
+    steps = state.schedule.steps
+    candidates = Candidates(out, recipe.points(steps), parse_seeds(recipe.rollout_seeds))
+    if candidates.points and pool is None and group.first:
+        raise S2RobotError(f"rollouts={recipe.rollouts}: give the simulated task to roll out in, or rollouts=0")
+    run = Run(out, job.manifest(data), state)
+    run.resume()
+    with Curve(out, state.step, recipe.tensorboard, group.first) as curve:
+        if group.first and candidates.due(state.step):  # it was killed between a save and its rollouts
+            curve.add(state.step, {"success": _score(job, data, run, candidates, pool)})
+        records = fit(_loss(policy, recipe, group), batches, state)
+        for record in progress(records, steps, f"train {out.name}", "step", state.step, show=group.first):
+            run.note(record, group.mean(record.loss))
+            last, scored = record.step == steps, candidates.due(record.step)
+            at_point = last or record.step % max(1, steps // POINTS) == 0
+            saved = last or scored or run.save_is_due(recipe.save_every_s)
+            if at_point or saved:
+                run.require_finite(batches)
+            if at_point and group.first:
+                curve.add(record.step, run.point(record) | {"val_loss": validate(state.best, data.validation)})
+            if saved and group.first:
+                _require_frozen(job.encoder)
+                run.save(finished=last)
+            if scored and group.first:
+                curve.add(record.step, {"success": _score(job, data, run, candidates, pool)})
+            if scored or last:
+                group.wait()
+    if group.first:
+        candidates.choose(out)
+    group.wait()
+    return _result(out, identity)
+
+
+def _score(job: Job, data: TrainingData, run: Run, candidates: Candidates, pool: RolloutPool | None) -> float:
+    """The share of validation seeds that the policy solves now."""
+    assert pool is not None
+    policy: Any = run.state.best
+    cameras, representation = data.shapes.cameras, data.actions.representation
+    agent = Agent(job.encoder, policy, data.proprio, data.action, cameras, ROWS, representation)
+    return candidates.score(run.state.step, agent, pool, policy.state_dict(), run.manifest)
+
+
+def _result(out: Path, identity: Mapping[str, Any]) -> TrainResult:
+    found = finished_run(out, identity)
+    assert found is not None
+    path, manifest = found
+    return TrainResult(path, float(manifest["train_s"]), read_curve(out))
+
+
+def _loss(policy: ChunkPolicy, recipe: Recipe, group: Group) -> Callable[[Batch], Tensor]:
+    """The policy's loss in the recipe's precision, with gradients averaged over the group."""
+    compute = group.wrap(_Loss(policy))
+    if recipe.compile:
+        compute = torch.compile(compute)
+
+    def loss(batch: Batch) -> Tensor:
+        with torch.autocast(group.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            return compute(batch)
+
+    return loss
+
+
+class _Loss(nn.Module):
+    """A policy whose forward is its loss: what DDP wraps."""
+
+    def __init__(self, policy: ChunkPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Scalar."""
+        return self.policy.loss(batch) * batch.weight
 
 
 @dataclass(frozen=True)
 class EpochSampler:
-    """`batch(step)`: windows in a fresh order each epoch, a pure function of (seed, step)."""
+    """`batch(step)`: windows in a fresh order each epoch, a pure function of (seed, step).
+
+    Of `world` processes, number `rank` gets every `world`-th row of a batch.
+    """
 
     split: Split
     batch_size: int
     seed: int
     views: int
+    rank: int = 0
+    world: int = 1
 
-    def __call__(self, step: int) -> Any:
+    def __call__(self, step: int) -> Batch:
+        rows, views = self.rows(step)
+        if self.world == 1:
+            return self.split.gather(rows, views)
+        share = slice(self.rank, None, self.world)
+        unmasked = self.split.windows.action_mask[rows]
+        weight = self.world * unmasked[share].sum() / unmasked.sum()
+        return replace(self.split.gather(rows[share], views[share]), weight=float(weight))
+
+    def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Windows of the whole batch, and the view that each is seen through."""
         size = min(self.batch_size, len(self.split))
         epoch, place = divmod(step, max(1, len(self.split) // size))
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.split))
         rows = order[place * size : (place + 1) * size]
-        views = np.random.default_rng((self.seed, epoch, place)).integers(self.views, size=len(rows))
-        return self.split.gather(rows, views)
+        return rows, np.random.default_rng((self.seed, epoch, place)).integers(self.views, size=len(rows))
+
+    def episodes(self, step: int) -> list[str]:
+        """Ids of the episodes that the batch draws from."""
+        return self.split.episodes(self.rows(step)[0])
 
 
 @torch.no_grad()
@@ -188,78 +239,23 @@ def _new_policy(config: Mapping[str, Any], data: TrainingData, seed: int) -> Chu
     return policy
 
 
-def _identity(
-    store: EpisodeStore, encoder: Encoder, policy: Mapping[str, Any], cameras: tuple[str, ...], recipe: Recipe
-) -> dict[str, Any]:
-    settings = {k: v for k, v in asdict(recipe).items() if k != "save_every_s"} | {"shift_version": SHIFT_VERSION}
-    return {
-        "dataset": store.dataset_fingerprint(),
-        "encoder": encoder.fingerprint,
-        "policy": {key: value for key, value in policy.items() if key != "recipe"},
-        "cameras": list(cameras),
-        "recipe": settings,
-    }
-
-
-def _manifest(
-    store: EpisodeStore,
-    encoder: Encoder,
-    encoder_config: Mapping[str, Any],
-    policy_config: Mapping[str, Any],
-    cameras: tuple[str, ...],
-    recipe: Recipe,
-    data: TrainingData,
-    identity: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Everything needed to act again: configs, specs, normalisers, fingerprints, versions."""
-    return {
-        "kind": "policy",
-        "identity": dict(identity),
-        "encoder": {"config": dict(encoder_config), "spec": encoder.spec()},
-        "policy": identity["policy"],
-        "recipe": asdict(recipe),
-        "cameras": list(cameras),
-        "spec": store.spec.to_json(),
-        "shapes": data.shapes.to_json(),
-        "normalise": {"proprio": to_json(data.proprio), "action": to_json(data.action)},
-        "versions": {"s2robot": __version__, "torch": str(torch.__version__)},
-    }
+def _new_state(policy: ChunkPolicy, recipe: Recipe, windows: int, group: Group) -> TrainState:
+    if recipe.batch_size % group.world:
+        raise S2RobotError(f"batch_size={recipe.batch_size} does not divide by {group.world} processes")
+    steps = recipe.epochs * max(1, windows // recipe.batch_size)
+    return TrainState.create(
+        policy,
+        Schedule(recipe.lr, steps, min(recipe.warmup, steps // 4)),
+        seed=recipe.seed,
+        stream=group.rank,
+        weight_decay=recipe.weight_decay,
+        betas=(recipe.beta1, recipe.beta2),
+        clip=recipe.clip,
+        ema=recipe.ema,
+    )
 
 
 def _require_frozen(encoder: Encoder) -> None:
     """The weights still are those that the fingerprint names, through encoding and training."""
     if encoder.sizes and encoder.weights_sha256() != encoder.spec()["weights_sha256"]:
         raise AssertionError("the frozen encoder's weights changed; nothing that was made with it can be trusted")
-
-
-def _resume(state: TrainState, out: Path, identity: Mapping[str, Any]) -> tuple[float, list[torch.Tensor]]:
-    """Restore the newest intact checkpoint; returns the seconds spent before it and the losses that its next point of
-    the curve averages.
-    """
-    found = newest_checkpoint(out / "checkpoints")
-    if found is None:
-        (out / "curve.jsonl").unlink(missing_ok=True)
-        return 0.0, []
-    path, manifest = found
-    _require_same_run(out, manifest["identity"], identity)
-    state.restore(load_tensors(path, "train_state"), manifest["step"])
-    say(f"resuming {out} at step {state.step}")
-    return float(manifest["train_s"]), [torch.tensor(loss) for loss in manifest["losses_since_point"]]
-
-
-def _finished(out: Path, identity: Mapping[str, Any]) -> TrainResult | None:
-    found = newest_checkpoint(out / "checkpoints")
-    if found is None or not found[1].get("finished"):
-        return None
-    path, manifest = found
-    _require_same_run(out, manifest["identity"], identity)
-    points = {p["step"]: p for p in map(json.loads, (out / "curve.jsonl").read_text().splitlines())}
-    return TrainResult(path, float(manifest["train_s"]), [points[step] for step in sorted(points)])
-
-
-def _require_same_run(out: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    changed = sorted(key for key in ours if theirs.get(key) != ours[key])
-    if changed:
-        raise MismatchError(
-            f"{out} holds a run with another {', '.join(changed)}; give another out= folder or delete that one"
-        )

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from s2robot.cli.evaluate import _task
 from s2robot.configs import choice
 from s2robot.envs import make_task
 from s2robot.errors import MismatchError
+from s2robot.pipeline.simulation import simulated_task
 from s2robot.types import DatasetSpec
 
 PLAIN: dict[str, Any] = {**choice("task", "lift"), "frame_px": 96, "cameras": ["agentview"]}
@@ -28,13 +28,13 @@ def spec() -> DatasetSpec:
 
 @pytest.mark.parametrize("named", [None, "", "lift"])
 def test_the_task_is_that_of_the_demonstrations_down_to_its_parameters(spec: DatasetSpec, named: str | None) -> None:
-    assert _task(replace(spec, task_config=NARROW), named) == NARROW
+    assert simulated_task(replace(spec, task_config=NARROW), named) == NARROW
 
 
 def test_a_store_that_does_not_say_gets_the_task_of_that_name(spec: DatasetSpec) -> None:
-    assert _task(spec, None) == PLAIN
+    assert simulated_task(spec, None) == PLAIN
 
 
 def test_a_task_with_another_goal_is_refused(spec: DatasetSpec) -> None:
     with pytest.raises(MismatchError, match=r"observation of pick_cube differs at goal: .*goal_red.* against \(\)"):
-        _task(replace(spec, task_config=NARROW), "pick_cube")
+        simulated_task(replace(spec, task_config=NARROW), "pick_cube")

@@ -51,7 +51,7 @@ def test_an_unknown_configuration_is_named_with_the_known_ones() -> None:
 
 @pytest.mark.parametrize("name", configs.names("policy"))
 def test_a_policy_is_called_like_its_file_and_brings_a_whole_recipe(name: str) -> None:
-    from s2robot.pipeline.train import recipe_from
+    from s2robot.pipeline.recipe import recipe_from
 
     policy = configs.choice("policy", name)
     assert policy["name"] == name
@@ -60,7 +60,7 @@ def test_a_policy_is_called_like_its_file_and_brings_a_whole_recipe(name: str) -
 
 
 def test_what_the_command_line_says_of_a_recipe_counts() -> None:
-    from s2robot.pipeline.train import recipe_from
+    from s2robot.pipeline.recipe import recipe_from
 
     policy = configs.choice("policy", "bc_mlp")
     said = recipe_from(policy, configs.compose("train", ["store=a", "out=b", "recipe.lr=0.5"]).recipe)

@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TRAIN = {"torch", "transformers", "diffusers"}
-DATA = {"zarr", "fsspec", "safetensors", "tqdm"}
+DATA = {"zarr", "fsspec", "safetensors", "tqdm", "scipy"}
 SIM = {"mujoco", "robosuite", "gymnasium", "numba", "cv2"}
-REPORT = {"statsmodels", "matplotlib", "jinja2", "av", "PIL", "scipy"}
+REPORT = {"statsmodels", "matplotlib", "jinja2", "av", "PIL"}
 
 CHILD = """
 import importlib, pkgutil, sys

@@ -20,10 +20,12 @@ from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.checkpoint import load_tensors
 from s2robot.pipeline.collect import demonstrate
 from s2robot.pipeline.dataset import load_training_data
+from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode, encode_for_training
 from s2robot.pipeline.evaluate import EPISODES, JOURNAL, Evaluation, evaluate, load_clips, parse_seeds
+from s2robot.pipeline.recipe import recipe_from
 from s2robot.pipeline.rollout import RolloutPool, rollout
-from s2robot.pipeline.train import recipe_from, train
+from s2robot.pipeline.train import Job, train
 from s2robot.policies.agent import Agent
 from s2robot.policies.policy import build_policy
 
@@ -40,7 +42,7 @@ def trained(
     config = {**choice("policy", policy), **changes}
     short = {"epochs": epochs, "batch_size": 64, "warmup": 5, "save_every_s": 1e9}
     recipe = recipe_from(config, {**short, "views": 0, "validation_fraction": 0.2, "ema": False})
-    result = train(store, patch_encoder(), {}, cache, config, CAMERAS, recipe, out, CPU)
+    result = train(Job(store, patch_encoder(), {}, cache, config, CAMERAS, recipe), out, Group(0, 1, CPU))
     data = load_training_data(store, patch_encoder(), cache, CAMERAS, 0, Horizons(), 0.2, CPU)
     net = build_policy(config, data.shapes)
     net.load_state_dict(load_tensors(result.checkpoint, "policy"))
@@ -173,7 +175,8 @@ def test_with_frames_swapped_between_episodes_success_falls_to_the_blind_arms(tm
             config = choice("policy", "bc_mlp")
             recipe = recipe_from(config, {})
             encode_for_training(store, encoder, cache, CAMERAS, recipe.views, recipe.validation_fraction)
-            result = train(store, encoder, choice("encoder", arm), cache, config, CAMERAS, recipe, tmp_path / arm, CPU)
+            job = Job(store, encoder, choice("encoder", arm), cache, config, CAMERAS, recipe)
+            result = train(job, tmp_path / arm, Group(0, 1, CPU))
             agent = load_policy(result.checkpoint, "cpu", rows=8)
             rates[arm] = np.mean([r.success for r in rollout(pool, agent, range(20000, 20040))])
             if arm == "base":

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from s2robot.encoders import multiscale_forward
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.checkpoint import load_tensors, newest_checkpoint, save_checkpoint
+from s2robot.pipeline.distributed import Group, process_group
 from s2robot.pipeline.fit import Schedule, TrainState, fit
 from s2robot.pipeline.pretrain.crops import CELLS, CropBatch, CropSampler
 from s2robot.pipeline.pretrain.dense import DenseLabels
-from s2robot.pipeline.pretrain.distributed import Group, process_group
 from s2robot.pipeline.pretrain.frames import SHARD_FRAMES, FrameSet, generate_frames
 from s2robot.pipeline.pretrain.mae import PATCH, MaskedReconstruction
 from s2robot.pipeline.pretrain.plot import loss_plot

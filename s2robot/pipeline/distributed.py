@@ -32,6 +32,14 @@ class Group:
         if self.world > 1:
             distributed.barrier()
 
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over the processes."""
+        if self.world > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+            value /= self.world
+        return value
+
     def wrap(self, module: nn.Module) -> Callable[..., Any]:
         """`module`, with gradients averaged over the processes."""
         if self.world == 1:

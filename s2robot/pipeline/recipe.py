@@ -1,0 +1,90 @@
+"""How a policy is optimised, as configuration: the policy's own recipe and what the user says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from s2robot.errors import S2RobotError
+from s2robot.pipeline.evaluate import parse_seeds
+
+VALIDATION_SEEDS = range(10_000, 20_000)
+PRECISIONS = ("float32", "bf16")
+MACHINE = ("save_every_s", "compile", "tensorboard")  # keys that do not change what is trained
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Together with data, encoder and policy it determines the checkpoint.
+
+    What has no default here stands in the policy's configuration. With `rollouts` above 0 the policy is rolled out in
+    the simulator at that many evenly spaced points of training, on `rollout_seeds` (validation seeds), and the
+    checkpoint is the one of the point that solved most of them, the latest among equals; the last one otherwise.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    warmup: int
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float = 1.0
+    ema: bool = True
+    views: int = 1
+    validation_fraction: float = 0.05
+    rollouts: int = 0
+    rollout_seeds: str = "10000:10020"
+    precision: str = "float32"
+    seed: int = 0
+    compile: bool = False
+    tensorboard: bool = True
+    save_every_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size) < 1 or min(self.views, self.rollouts, self.warmup) < 0:
+            raise S2RobotError(
+                f"epochs={self.epochs} and batch_size={self.batch_size} must be at least 1, views={self.views}, "
+                f"rollouts={self.rollouts} and warmup={self.warmup} at least 0"
+            )
+        if not 0 < self.validation_fraction < 1 or self.lr <= 0 or self.clip <= 0:
+            raise S2RobotError(
+                f"validation_fraction={self.validation_fraction} must lie between 0 and 1, lr={self.lr} and "
+                f"clip={self.clip} above 0"
+            )
+        if self.precision not in PRECISIONS:
+            raise S2RobotError(f"precision={self.precision}; allowed: {', '.join(PRECISIONS)}")
+        seeds = parse_seeds(self.rollout_seeds)
+        if seeds[0] not in VALIDATION_SEEDS or seeds[-1] not in VALIDATION_SEEDS:
+            raise S2RobotError(
+                f"rollout_seeds={self.rollout_seeds} leave those set apart for validation, "
+                f"{VALIDATION_SEEDS.start}:{VALIDATION_SEEDS.stop}; test seeds are scored once, at the end"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """What determines the checkpoint."""
+        return {key: value for key, value in asdict(self).items() if key not in MACHINE}
+
+    def points(self, steps: int) -> list[int]:
+        """The steps of training at which the policy is rolled out; the last one is always among them."""
+        return sorted({max(1, round(steps * i / self.rollouts)) for i in range(1, self.rollouts + 1)})
+
+
+def recipe_from(policy: Mapping[str, Any], config: Mapping[str, Any]) -> Recipe:
+    """The policy's own recipe with what `config` says otherwise; None there says nothing.
+
+    Raises S2RobotError for an unknown key or a value of another type.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    said = {key: value for key, value in config.items() if value is not None}
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Recipe), dict(policy.get("recipe", {})), said)
+        recipe = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        allowed = ", ".join(field.name for field in fields(Recipe))
+        raise S2RobotError(f"recipe: {str(error).splitlines()[0]}; its keys are {allowed}") from error
+    assert isinstance(recipe, Recipe)
+    return recipe

@@ -1,0 +1,126 @@
+"""A training run on disk: resumed from its newest intact checkpoint, saved as it goes, finished or not."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from s2robot.errors import MismatchError, S2RobotError
+from s2robot.pipeline.checkpoint import (
+    CHECKPOINTS,
+    chosen_checkpoint,
+    load_tensors,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from s2robot.pipeline.fit import StepRecord, TrainState
+from s2robot.progress import say
+
+NAMED_EPISODES = 8
+
+
+class Batches(Protocol):
+    """Batches that know which episodes they draw from."""
+
+    def episodes(self, step: int) -> list[str]:
+        """Ids, of the batch number `step` (from 0)."""
+        ...
+
+
+class Run:
+    """What a run in `out` adds up between two points of its curve, and what it saves."""
+
+    def __init__(self, out: Path, manifest: Mapping[str, Any], state: TrainState) -> None:
+        self.out, self.manifest, self.state = out, manifest, state
+        self._losses: list[Tensor] = []  # since the last point
+        self._waited_s = self._stepped_s = self._before_s = 0.0
+        self._start_s = self._saved_s = time.perf_counter()
+
+    def resume(self) -> None:
+        """Restore the newest intact checkpoint, if there is one. Raises MismatchError when it is another run's."""
+        found = newest_checkpoint(self.out / CHECKPOINTS)
+        if found is None:
+            return
+        path, manifest = found
+        require_same_run(self.out, manifest["identity"], self.manifest["identity"])
+        self.state.restore(load_tensors(path, "train_state"), manifest["step"])
+        self._before_s = float(manifest["train_s"])
+        self._losses = [torch.tensor(loss) for loss in manifest["losses_since_point"]]
+        say(f"resuming {self.out} at step {self.state.step}")
+
+    def note(self, record: StepRecord, loss: Tensor) -> None:
+        """Take down one step and its loss over all processes."""
+        self._losses.append(loss)
+        self._waited_s += record.data_s
+        self._stepped_s += record.step_s
+
+    def point(self, record: StepRecord) -> dict[str, float]:
+        """Means since the last point: loss, speed, and the share of time that the step waited for data."""
+        values = {
+            "train_loss": float(torch.stack(self._losses).mean()),
+            "lr": record.lr,
+            "grad_norm": float(record.grad_norm),
+            "steps_s": len(self._losses) / max(self._stepped_s, 1e-9),
+            "data_wait": self._waited_s / max(self._stepped_s, 1e-9),
+        }
+        self._losses.clear()
+        self._waited_s = self._stepped_s = 0.0
+        return values
+
+    def require_finite(self, batches: Batches) -> None:
+        """Raise S2RobotError, naming step and episodes, where a loss since the last point is no number."""
+        bad = [i for i, loss in enumerate(torch.stack(self._losses).tolist()) if not math.isfinite(loss)]
+        if not bad:
+            return
+        step = self.state.step - len(self._losses) + bad[0]
+        names = batches.episodes(step)
+        more = f" and {len(names) - NAMED_EPISODES} more" if len(names) > NAMED_EPISODES else ""
+        found = newest_checkpoint(self.out / CHECKPOINTS)
+        kept = f"the checkpoint of step {found[1]['step']} is kept" if found else "no checkpoint was saved yet"
+        raise S2RobotError(
+            f"the loss became {float(self._losses[bad[0]])} at step {step + 1}, whose batch draws from "
+            f"{', '.join(names[:NAMED_EPISODES])}{more}; {kept}; look for extreme values in these episodes or lower "
+            "recipe.lr"
+        )
+
+    def save_is_due(self, every_s: float) -> bool:
+        """Whether the last save is longer ago than that."""
+        return time.perf_counter() - self._saved_s > every_s
+
+    def save(self, finished: bool) -> Path:
+        """Write policy and training state; returns the checkpoint."""
+        self._saved_s = time.perf_counter()
+        spent_s = self._before_s + self._saved_s - self._start_s
+        progress = {"train_s": spent_s, "finished": finished, "losses_since_point": [float(x) for x in self._losses]}
+        files = {"policy": self.state.best.state_dict(), "train_state": self.state.tensors()}
+        return save_checkpoint(self.out / CHECKPOINTS, self.state.step, files, {**self.manifest, **progress})
+
+
+def finished_run(out: Path, identity: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that counts of a finished run in `out`, with the manifest of its last; None while it is not
+    finished. Raises MismatchError when it is another run's.
+    """
+    found = newest_checkpoint(out / CHECKPOINTS)
+    if found is None:
+        return None
+    path, manifest = found
+    require_same_run(out, manifest["identity"], identity)
+    chosen = chosen_checkpoint(out)
+    if not manifest.get("finished") or (identity["recipe"]["rollouts"] and chosen is None):
+        return None
+    return chosen or path, manifest
+
+
+def require_same_run(out: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise MismatchError, naming what differs, unless both identities are equal."""
+    changed = sorted(key for key in ours if theirs.get(key) != ours[key])
+    if changed:
+        raise MismatchError(
+            f"{out} holds a run with another {', '.join(changed)}; give another out= folder or delete that one"
+        )

@@ -1,0 +1,151 @@
+"""What a training run does beside descending: chooses its checkpoint, stops at NaN, shares a batch, keeps a curve."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from s2robot.configs import choice
+from s2robot.data.episodes import EpisodeStore
+from s2robot.data.features import FeatureCache
+from s2robot.errors import S2RobotError
+from s2robot.pipeline import select as select_module
+from s2robot.pipeline.checkpoint import newest_checkpoint, open_checkpoint
+from s2robot.pipeline.distributed import Group
+from s2robot.pipeline.recipe import Recipe, recipe_from
+from s2robot.pipeline.rollout import RolloutPool
+from s2robot.pipeline.select import CANDIDATES, Candidates
+from s2robot.pipeline.train import Job, train
+from s2robot.policies.policy import ChunkPolicy
+
+from .conftest import CAMERAS, TASK, lines, patch_encoder
+
+DEATH = "while rolling out"
+ALONE = Group(0, 1, torch.device("cpu"))
+SHORT = {"epochs": 4, "batch_size": 32, "warmup": 2, "validation_fraction": 0.2, "save_every_s": 1e9, "views": 1}
+
+
+def job(store: EpisodeStore, cache: FeatureCache, **recipe: Any) -> Job:
+    policy = choice("policy", "bc_mlp")
+    return Job(store, patch_encoder(), {}, cache, policy, CAMERAS, recipe_from(policy, SHORT | recipe))
+
+
+def test_the_checkpoint_is_the_point_that_solves_most_validation_seeds(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path
+) -> None:
+    with RolloutPool({**TASK, "horizon": 8}, 1) as pool:
+        short = job(demonstrations, cache, rollouts=2, rollout_seeds="10000:10002")
+        result = train(short, tmp_path, ALONE, pool)
+        again = train(short, tmp_path, ALONE, pool)
+    assert again == result
+    scores = lines(tmp_path / CANDIDATES / "scores.jsonl")
+    steps = [line["step"] for line in scores]
+    assert [line["seeds"] for line in scores] == [2, 2]
+    assert steps[-1] == newest_checkpoint(tmp_path / "checkpoints")[1]["step"]  # type: ignore[index]
+    assert result.checkpoint.name == f"step-{steps[-1]:08d}"  # none solved any: the latest
+    assert open_checkpoint(tmp_path)[0] == result.checkpoint
+    curve = {point["step"]: point for point in result.curve}
+    assert [curve[step]["success"] for step in steps] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("solved", "best"), [([3, 5, 4], 20), ([5, 5, 4], 20), ([0, 0, 0], 30)])
+def test_the_best_point_counts_and_the_latest_among_equals(tmp_path: Path, solved: list[int], best: int) -> None:
+    candidates = Candidates(tmp_path, [10, 20, 30], range(10000, 10005))
+    candidates.folder.mkdir()
+    scores = [{"step": step, "solved": k, "seeds": 5} for step, k in zip(candidates.points, solved, strict=True)]
+    (candidates.folder / "scores.jsonl").write_text("".join(json.dumps(score) + "\n" for score in scores))
+    candidates.choose(tmp_path)
+    assert json.loads((tmp_path / "chosen.json").read_text()) == {"checkpoint": f"candidates/step-{best:08d}"}
+
+
+def test_a_run_killed_in_its_rollouts_rolls_out_again_and_ends_alike(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = job(demonstrations, cache, rollouts=2, rollout_seeds="10000:10002")
+    real = select_module.rollout
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt(DEATH)
+
+    with RolloutPool({**TASK, "horizon": 8}, 1) as pool:
+        whole = train(short, tmp_path / "whole", ALONE, pool)
+        monkeypatch.setattr(select_module, "rollout", killed)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt, match=DEATH):
+                train(short, tmp_path / "part", ALONE, pool)
+        monkeypatch.setattr(select_module, "rollout", real)
+        part = train(short, tmp_path / "part", ALONE, pool)
+    assert lines(tmp_path / "part" / CANDIDATES / "scores.jsonl") == lines(
+        tmp_path / "whole" / CANDIDATES / "scores.jsonl"
+    )
+    weights = [(run.checkpoint / "policy.safetensors").read_bytes() for run in (whole, part)]
+    assert weights[0] == weights[1]
+
+
+def test_a_loss_that_is_no_number_stops_names_the_episodes_and_keeps_the_last_checkpoint(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = ChunkPolicy.loss, [0]
+
+    def breaks(self: ChunkPolicy, batch: Any) -> torch.Tensor:
+        calls[0] += self.training
+        return real(self, batch) * (float("nan") if calls[0] == 6 and self.training else 1.0)
+
+    monkeypatch.setattr(ChunkPolicy, "loss", breaks)
+    message = r"the loss became nan at step 6, whose batch draws from \d{6}.*; the checkpoint of step 5 is kept"
+    with pytest.raises(S2RobotError, match=message):
+        train(job(demonstrations, cache, save_every_s=0.0), tmp_path, ALONE)
+    assert newest_checkpoint(tmp_path / "checkpoints")[1]["step"] == 5  # type: ignore[index]
+
+
+def test_the_curve_says_how_long_steps_waited_for_data(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path
+) -> None:
+    result = train(job(demonstrations, cache), tmp_path, ALONE)
+    assert {"step", "train_loss", "val_loss", "lr", "grad_norm", "steps_s", "data_wait"} <= result.curve[-1].keys()
+    assert 0 < result.curve[-1]["data_wait"] < 1
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_two_processes_have_the_losses_of_one(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    plain = ["policy.head.dropout=0.0", "policy.observation.proprio_noise=0.0", f"store={demonstrations.path}"]
+    plain += ["encoder=blind", "device=cpu", "recipe.tensorboard=false", f"cache={tmp_path / 'cache'}"]
+    plain += [f"recipe.{key}={value}" for key, value in SHORT.items()]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    curves = []
+    for name, launch in (("one", []), ("two", launcher)):
+        out = tmp_path / name
+        command = [sys.executable, *launch, "-m", "s2robot.cli.main", "train", *plain, f"out={out}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        curves.append([(p["step"], p["train_loss"], p["val_loss"]) for p in lines(out / "curve.jsonl")])
+    assert len(curves[0]) > 3
+    torch.testing.assert_close(torch.tensor(curves[0]), torch.tensor(curves[1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollout_seeds": "20000:20010"}, "leave those set apart for validation, 10000:20000"),
+        ({"precision": "fp16"}, "precision=fp16; allowed: float32, bf16"),
+        ({"rollouts": -1}, "rollouts=-1 and warmup=2 at least 0"),
+        ({"lr": 0.0}, "lr=0.0 and clip=1.0 above 0"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_one_line(changes: dict[str, Any], message: str) -> None:
+    plain = recipe_from(choice("policy", "bc_mlp"), SHORT)
+    assert isinstance(plain, Recipe)
+    with pytest.raises(S2RobotError, match=message):
+        replace(plain, **changes)
+
+
+def test_rollouts_without_a_task_are_refused(demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path) -> None:
+    with pytest.raises(S2RobotError, match="rollouts=1: give the simulated task to roll out in, or rollouts=0"):
+        train(job(demonstrations, cache, rollouts=1), tmp_path, ALONE)
