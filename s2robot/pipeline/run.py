@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,14 +23,6 @@ from s2robot.pipeline.fit import StepRecord, TrainState
 from s2robot.progress import say
 
 NAMED_EPISODES = 8
-
-
-class Batches(Protocol):
-    """Batches that know which episodes they draw from."""
-
-    def episodes(self, step: int) -> list[str]:
-        """Ids, of the batch number `step` (from 0)."""
-        ...
 
 
 class Run:
@@ -73,13 +65,13 @@ class Run:
         self._waited_s = self._stepped_s = 0.0
         return values
 
-    def require_finite(self, batches: Batches) -> None:
-        """Raise S2RobotError, naming step and episodes, where a loss since the last point is no number."""
+    def require_finite(self, episodes: Callable[[int], list[str]]) -> None:
+        """Raise S2RobotError, naming the step and its episodes, where a loss since the last point is no number."""
         bad = [i for i, loss in enumerate(torch.stack(self._losses).tolist()) if not math.isfinite(loss)]
         if not bad:
             return
         step = self.state.step - len(self._losses) + bad[0]
-        names = batches.episodes(step)
+        names = episodes(step)
         more = f" and {len(names) - NAMED_EPISODES} more" if len(names) > NAMED_EPISODES else ""
         found = newest_checkpoint(self.out / CHECKPOINTS)
         kept = f"the checkpoint of step {found[1]['step']} is kept" if found else "no checkpoint was saved yet"

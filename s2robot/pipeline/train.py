@@ -124,7 +124,7 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
             at_point = last or record.step % max(1, steps // POINTS) == 0
             saved = last or scored or run.save_is_due(recipe.save_every_s)
             if at_point or saved:
-                run.require_finite(batches)
+                run.require_finite(batches.episodes)
             if at_point and group.first:
                 curve.add(record.step, run.point(record) | {"val_loss": validate(state.best, data.validation)})
             if saved and group.first:
