@@ -128,6 +128,12 @@ class FeatureCache:
             )
         return features
 
+    def map(self, key: FeatureKey) -> Shaped[np.ndarray, "t n c"]:
+        """As `read`, checked now, but mapped into memory instead of read: pages come and go as they are used."""
+        features, path = self.read(key), self.path(key)
+        offset = path.stat().st_size - features.tokens.nbytes
+        return np.memmap(path, features.tokens.dtype, "r", offset, features.tokens.shape)
+
     def missing(
         self, encoder: str, episodes: Iterable[str], cameras: Collection[str], views: Collection[int] = (0,)
     ) -> list[FeatureKey]:

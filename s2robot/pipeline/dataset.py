@@ -1,4 +1,4 @@
-"""Training data in memory: tokens from the feature cache and the small arrays of a store, gathered by windows.
+"""Training data: tokens from the feature cache and the small arrays of a store, gathered by windows.
 
 Dims: s steps of all episodes, w windows, o observation horizon, k chunk, n tokens, c channels.
 """
@@ -17,8 +17,9 @@ from s2robot.data.actions import ActionChoice, to_absolute
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise
-from s2robot.data.windows import FlatEpisodes, Horizons, Windows, flatten, split_episodes, training_views
+from s2robot.data.windows import Horizons, Windows, flatten, split_episodes, training_views
 from s2robot.encoders.interface import Encoder
+from s2robot.pipeline.tokens import Tokens, load_tokens
 from s2robot.policies.batch import Batch, Inputs, Shapes
 
 ACTION_FLOOR, PROPRIO_FLOOR = 0.05, 0.01
@@ -27,12 +28,9 @@ DELTA = ActionChoice()
 
 @dataclass(frozen=True)
 class Split:
-    """Windows of some episodes over shared tensors. `tokens[camera][view]` lies on the training device in float16.
+    """Windows of some episodes over shared arrays; `tokens` by camera."""
 
-    `view` counts the views of training; held-out episodes have plain frames at 0 and nothing elsewhere.
-    """
-
-    tokens: Mapping[str, Float[Tensor, "v s n c"]]
+    tokens: Mapping[str, Tokens]
     proprio: Float[Tensor, "s p"]
     goal: Float[Tensor, "s g"]
     action: Float[Tensor, "s a"]
@@ -45,12 +43,12 @@ class Split:
 
     def gather(self, rows: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]) -> Batch:
         """The batch of the given windows, each seen through the given view."""
-        seen = torch.from_numpy(self.windows.observation[rows])
-        chosen = torch.from_numpy(views)[:, None].expand_as(seen)
+        steps = self.windows.observation[rows]
+        chosen = np.repeat(views[:, None], steps.shape[1], axis=1)
+        tokens = {camera: found.gather(chosen, steps) for camera, found in self.tokens.items()}
+        seen = torch.from_numpy(steps)
         now = seen[:, -1]
-        inputs = Inputs(
-            {camera: tokens[chosen, seen] for camera, tokens in self.tokens.items()}, self.proprio[seen], self.goal[now]
-        )
+        inputs = Inputs(tokens, self.proprio[seen], self.goal[now])
         action = self.action[torch.from_numpy(self.windows.action[rows])]
         mask = torch.from_numpy(self.windows.action_mask[rows]).to(action.device)
         return Batch(inputs, action, mask, None if self.object_xy is None else self.object_xy[now])
@@ -84,15 +82,20 @@ def load_training_data(
     validation_fraction: float,
     device: torch.device,
     actions: ActionChoice = DELTA,
+    features: str = "auto",
 ) -> TrainingData:
     """Read features and arrays of the whole store; the last episodes (by seed) are held out for validation.
 
-    Raises S2RobotError naming `s2robot encode` where features are missing.
+    `features` is where they are kept: resident, streamed, or whichever fits (`tokens.load_tokens`). Raises S2RobotError
+    naming `s2robot encode` where features are missing.
     """
     seen = tuple(cameras) if encoder.sizes else ()
     flat = flatten(store)
     first_held_out = len(split_episodes(store, validation_fraction)[0])
-    tokens = {camera: _tokens(store, encoder, cache, flat, camera, views, first_held_out).to(device) for camera in seen}
+    tokens = {}
+    for camera in seen:
+        keys = _keys(store, encoder, flat.ids, camera, views, first_held_out)
+        tokens[camera] = load_tokens(cache, keys, flat.starts, device, features)
     proprio = Normalise.fit(flat.proprio, floor=PROPRIO_FLOOR)
     acted = flat.action
     if actions.representation == "absolute":
@@ -124,34 +127,27 @@ def load_training_data(
         proprio=proprio,
         action=action,
         actions=actions,
-        token_statistics={camera: _statistics(t[0, : flat.starts[first_held_out]]) for camera, t in tokens.items()},
+        token_statistics={c: _statistics(found, int(flat.starts[first_held_out])) for c, found in tokens.items()},
         dataset_fingerprint=store.dataset_fingerprint(),
     )
 
 
-def _tokens(
-    store: EpisodeStore,
-    encoder: Encoder,
-    cache: FeatureCache,
-    flat: FlatEpisodes,
-    camera: str,
-    views: int,
-    first_held_out: int,
-) -> Float[Tensor, "v s n c"]:
-    """All views of one camera, written straight into one block: features are the largest thing in memory."""
-    rows, columns = encoder.grid
-    shifted = training_views(views)
-    block = torch.empty(len(shifted), int(flat.starts[-1]), rows * columns, encoder.channels, dtype=torch.float16)
-    for i, (episode, start, stop) in enumerate(zip(flat.ids, flat.starts[:-1], flat.starts[1:], strict=True)):
-        for place, view in enumerate(shifted if i < first_held_out else (0,)):
-            key = FeatureKey(encoder.fingerprint, store.fingerprint(episode), camera, view)
-            block[place, start:stop] = torch.from_numpy(cache.read(key).tokens)
-    return block
+def _keys(
+    store: EpisodeStore, encoder: Encoder, ids: Sequence[str], camera: str, views: int, first_held_out: int
+) -> list[list[FeatureKey]]:
+    """Of every view of training, for every episode; held-out ones have their plain frames everywhere."""
+
+    def key(index: int, view: int) -> FeatureKey:
+        shown = view if index < first_held_out else 0
+        return FeatureKey(encoder.fingerprint, store.fingerprint(ids[index]), camera, shown)
+
+    return [[key(index, view) for index in range(len(ids))] for view in training_views(views)]
 
 
-def _statistics(tokens: Float[Tensor, "s n c"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Mean and standard deviation per channel, from at most 4096 evenly spaced frames."""
-    sample = tokens[:: max(1, len(tokens) // 4096)].float().flatten(0, 1)
+def _statistics(tokens: Tokens, steps: int) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Mean and standard deviation per channel, from about 4096 of the first `steps` frames, evenly spaced."""
+    rows = np.arange(0, steps, max(1, steps // 4096))[:, None]
+    sample = tokens.gather(np.zeros_like(rows), rows).float().flatten(0, 2)
     return sample.mean(0), sample.std(0).clamp(min=1e-3)
 
 

@@ -11,7 +11,7 @@ from s2robot.pipeline.evaluate import parse_seeds
 
 VALIDATION_SEEDS = range(10_000, 20_000)
 PRECISIONS = ("float32", "bf16")
-MACHINE = ("save_every_s", "compile", "tensorboard")  # keys that do not change what is trained
+MACHINE = ("save_every_s", "compile", "tensorboard", "features")  # keys that do not change what is trained
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Recipe:
     precision: str = "float32"
     seed: int = 0
     compile: bool = False
+    features: str = "auto"
     tensorboard: bool = True
     save_every_s: float = 30.0
 

@@ -28,6 +28,7 @@ from s2robot.pipeline.recipe import Recipe
 from s2robot.pipeline.rollout import RolloutPool
 from s2robot.pipeline.run import Run, finished_run
 from s2robot.pipeline.select import Candidates
+from s2robot.pipeline.tokens import Prefetch
 from s2robot.policies.agent import Agent
 from s2robot.policies.batch import Batch
 from s2robot.policies.policy import ChunkPolicy, build_policy
@@ -65,7 +66,7 @@ class Job:
         recipe, actions = self.recipe, ActionChoice(**self.policy["actions"])
         return load_training_data(
             self.store, self.encoder, self.cache, self.cameras, recipe.views, horizons, recipe.validation_fraction,
-            device, actions,
+            device, actions, recipe.features,
         )  # fmt: skip
 
     def manifest(self, data: TrainingData) -> dict[str, Any]:
@@ -114,10 +115,10 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
         raise S2RobotError(f"rollouts={recipe.rollouts}: give the simulated task to roll out in, or rollouts=0")
     run = Run(out, job.manifest(data), state)
     run.resume()
-    with Curve(out, state.step, recipe.tensorboard, group.first) as curve:
+    with Curve(out, state.step, recipe.tensorboard, group.first) as curve, Prefetch(batches) as ahead:
         if group.first and candidates.due(state.step):  # it was killed between a save and its rollouts
             curve.add(state.step, {"success": _score(job, data, run, candidates, pool)})
-        records = fit(_loss(policy, recipe, group), batches, state)
+        records = fit(_loss(policy, recipe, group), ahead, state)
         for record in progress(records, steps, f"train {out.name}", "step", state.step, show=group.first):
             run.note(record, group.mean(record.loss))
             last, scored = record.step == steps, candidates.due(record.step)

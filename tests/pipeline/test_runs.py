@@ -17,6 +17,7 @@ from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache
 from s2robot.errors import S2RobotError
 from s2robot.pipeline import select as select_module
+from s2robot.pipeline import tokens as tokens_module
 from s2robot.pipeline.checkpoint import newest_checkpoint, open_checkpoint
 from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.recipe import Recipe, recipe_from
@@ -112,6 +113,43 @@ def test_the_curve_says_how_long_steps_waited_for_data(
     assert {"step", "train_loss", "val_loss", "lr", "grad_norm", "steps_s", "data_wait"} <= result.curve[-1].keys()
     assert 0 < result.curve[-1]["data_wait"] < 1
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_streamed_features_train_to_the_same_weights_as_resident_ones(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, views: int
+) -> None:
+    weights = []
+    for place in ("resident", "streamed"):
+        result = train(job(demonstrations, cache, features=place, views=views), tmp_path / place, ALONE)
+        weights.append((result.checkpoint / "policy.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_features_that_do_not_fit_are_streamed_or_refused_in_one_line(
+    demonstrations: EpisodeStore, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(tokens_module, "_free_bytes", lambda device: 10_000)
+    data = job(demonstrations, cache).data(ALONE.device)
+    assert isinstance(data.train.tokens["agentview"], tokens_module.StreamedTokens)
+    assert "GB are streamed from" in capsys.readouterr().err
+    with pytest.raises(S2RobotError, match=r"do not fit into the 0\.0 GB that are free on cpu; give features=streamed"):
+        job(demonstrations, cache, features="resident").data(ALONE.device)
+    with pytest.raises(S2RobotError, match="unknown place of features 'disk'"):
+        job(demonstrations, cache, features="disk").data(ALONE.device)
+
+
+def test_batches_are_made_ahead_and_come_in_order() -> None:
+    made: list[int] = []
+
+    def batches(step: int) -> int:
+        made.append(step)
+        return 10 * step
+
+    with tokens_module.Prefetch(batches) as ahead:
+        assert [ahead(step) for step in range(5, 9)] == [50, 60, 70, 80]
+    assert made[:4] == [5, 6, 7, 8]
+    assert len(made) == len(set(made))
 
 
 def test_two_processes_have_the_losses_of_one(demonstrations: EpisodeStore, tmp_path: Path) -> None:
