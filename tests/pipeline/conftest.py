@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from s2robot.configs import choice
+from s2robot.configs import choice, names
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache
 from s2robot.encoders.backbone import Backbone
@@ -18,6 +18,7 @@ from s2robot.pipeline.encode import encode
 
 TASK = {**choice("task", "lift"), "frame_px": 48, "cameras": ["agentview"]}
 CAMERAS = ("agentview",)
+SMALL_POLICIES = [name for name in names("policy") if not name.endswith("_paper")]
 
 
 def patch_encoder(seed: int = 0) -> MultiscaleEncoder:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2robot.configs import choice, names
+from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
 from s2robot.data.windows import Horizons
@@ -29,7 +29,7 @@ from s2robot.pipeline.train import Job, train
 from s2robot.policies.agent import Agent
 from s2robot.policies.policy import build_policy
 
-from .conftest import CAMERAS, TASK, patch_encoder
+from .conftest import CAMERAS, SMALL_POLICIES, TASK, patch_encoder
 
 CPU = torch.device("cpu")
 Trained = Callable[[EpisodeStore, FeatureCache, Path, int], Agent]
@@ -110,7 +110,7 @@ def test_an_episode_of_a_random_policy_does_not_depend_on_which_others_run(
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "bc_mlp" else pytest.mark.slow) for name in names("policy")]
+    "name", [pytest.param(name, marks=[] if name == "bc_mlp" else pytest.mark.slow) for name in SMALL_POLICIES]
 )
 def test_one_episode_can_be_overfitted_and_replayed_in_the_simulator(tmp_path: Path, name: str) -> None:
     from s2robot.envs import make_task

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2robot.configs import choice, names
+from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise
@@ -30,7 +30,7 @@ from s2robot.policies.policy import build_policy
 from s2robot.storage import read_json
 from s2robot.types import Observation
 
-from .conftest import CAMERAS, patch_encoder
+from .conftest import CAMERAS, SMALL_POLICIES, patch_encoder
 
 DEATH = "killed after the fourth save"
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def test_training_without_features_names_the_command(demonstrations: EpisodeStor
         run(demonstrations, FeatureCache(tmp_path / "empty"), tmp_path / "run")
 
 
-@pytest.mark.parametrize("policy", names("policy"))
+@pytest.mark.parametrize("policy", SMALL_POLICIES)
 def test_every_policy_trains_saves_loads_and_acts(
     demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, policy: str
 ) -> None:
@@ -95,7 +95,7 @@ def test_every_policy_trains_saves_loads_and_acts(
     np.testing.assert_array_equal(agent.infer(observation), first)
 
 
-@pytest.mark.parametrize("policy", names("policy"))
+@pytest.mark.parametrize("policy", SMALL_POLICIES)
 def test_a_decision_does_not_depend_on_its_neighbours(
     demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, policy: str
 ) -> None:

@@ -64,3 +64,22 @@ def test_a_generative_policy_keeps_both_modes(name: str) -> None:
 def test_regression_does_not(name: str) -> None:
     found = two_modes(build(name), steps=100)
     assert min((found < -0.7).float().mean(), (found > 0.7).float().mean()) < 0.1
+
+
+CAMERAS = Shapes(cameras=("front", "wrist"), grid=(3, 3), channels=12, proprio=11, goal=2, action=7, scales=2)
+
+
+@pytest.mark.parametrize("name", names("policy"))
+def test_every_policy_learns_from_every_parameter_and_acts(name: str) -> None:
+    policy = build_policy(choice("policy", name), CAMERAS)
+    steps = policy.observation_horizon
+    tokens = {camera: torch.randn(2, steps, 9, 12).half() for camera in CAMERAS.cameras}
+    seen = Inputs(tokens, torch.randn(2, steps, 11), torch.eye(2))
+    action = torch.randn(2, policy.chunk, 7)
+    policy.loss(Batch(seen, action, torch.ones(2, policy.chunk, dtype=torch.bool))).backward()
+    assert [key for key, value in policy.named_parameters() if value.grad is None] == []
+    if name.startswith("diffusion") and name.endswith("_paper"):
+        policy.head.steps = 4  # of 100: quick
+    sampled = policy.eval().sample(seen, torch.randn(2, policy.chunk, 7))
+    assert sampled.shape == (2, policy.chunk, 7)
+    assert torch.isfinite(sampled).all()
