@@ -77,7 +77,7 @@ if __name__ == "__main__":
         writer.write(episode(number))
     multiscale_forward(torch.nn.Conv2d(3, 6, 8, stride=8), torch.zeros(2, 3, 48, 48), (24, 48))
     for kind in names("policy"):
-        if kind.endswith("_paper"):
+        if kind.endswith("_paper") or kind.startswith("resnet"):
             continue
         trained = line(place, kind)
     try:

@@ -18,7 +18,7 @@ from s2robot.pipeline.encode import encode
 
 TASK = {**choice("task", "lift"), "frame_px": 48, "cameras": ["agentview"]}
 CAMERAS = ("agentview",)
-SMALL_POLICIES = [name for name in names("policy") if not name.endswith("_paper")]
+SMALL_POLICIES = [name for name in names("policy") if not name.endswith("_paper") and not name.startswith("resnet")]
 
 
 def patch_encoder(seed: int = 0) -> MultiscaleEncoder:

@@ -9,22 +9,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache
+from s2robot.encoders import load_encoder
 from s2robot.errors import S2RobotError
 from s2robot.pipeline import select as select_module
 from s2robot.pipeline import tokens as tokens_module
+from s2robot.pipeline.agents import load_policy
 from s2robot.pipeline.checkpoint import newest_checkpoint, open_checkpoint
 from s2robot.pipeline.distributed import Group
+from s2robot.pipeline.encode import encode_for_training
 from s2robot.pipeline.recipe import Recipe, recipe_from
 from s2robot.pipeline.rollout import RolloutPool
 from s2robot.pipeline.select import CANDIDATES, Candidates
 from s2robot.pipeline.train import Job, train
 from s2robot.policies.policy import ChunkPolicy
+from s2robot.types import Observation
 
 from .conftest import CAMERAS, TASK, lines, patch_encoder
 
@@ -187,3 +192,18 @@ def test_a_recipe_that_cannot_be_is_one_line(changes: dict[str, Any], message: s
 def test_rollouts_without_a_task_are_refused(demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path) -> None:
     with pytest.raises(S2RobotError, match="rollouts=1: give the simulated task to roll out in, or rollouts=0"):
         train(job(demonstrations, cache, rollouts=1), tmp_path, ALONE)
+
+
+@pytest.mark.parametrize("name", ["resnet_bc", "resnet_diffusion"])
+def test_a_policy_trained_end_to_end_goes_the_same_way(demonstrations: EpisodeStore, tmp_path: Path, name: str) -> None:
+    encoder, cache = load_encoder("pixels", device="cpu", size=48), FeatureCache(tmp_path / "cache")
+    policy = choice("policy", name, {"observation": {"crop": 40}})
+    recipe = recipe_from(policy, SHORT | {"epochs": 1, "views": None})
+    encode_for_training(demonstrations, encoder, cache, CAMERAS, recipe.views, recipe.validation_fraction)
+    config = choice("encoder", "pixels", {"size": 48})
+    result = train(Job(demonstrations, encoder, config, cache, policy, CAMERAS, recipe), tmp_path / "run", ALONE)
+    episode = demonstrations.read(demonstrations.episodes[0])
+    seen = Observation({"agentview": episode.images["agentview"][0]}, episode.proprio[0], episode.goal, 0.0)
+    actions = load_policy(result.checkpoint, "cpu").infer(seen)
+    assert actions.shape == (policy["execute"], 7)
+    assert np.isfinite(actions).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from s2robot.policies.batch import Batch, Inputs, Shapes
 from s2robot.policies.policy import ChunkPolicy, build_policy
 
 SHAPES = Shapes(cameras=(), grid=(0, 0), channels=0, proprio=3, goal=2, action=2)
-SMALL = [name for name in names("policy") if not name.endswith("_paper")]
+SMALL = [name for name in names("policy") if not name.endswith("_paper") and not name.startswith("resnet")]
 REGRESSION = ["bc_mlp", "bc_transformer"]
 
 
@@ -71,9 +72,10 @@ CAMERAS = Shapes(cameras=("front", "wrist"), grid=(3, 3), channels=12, proprio=1
 
 @pytest.mark.parametrize("name", names("policy"))
 def test_every_policy_learns_from_every_parameter_and_acts(name: str) -> None:
-    policy = build_policy(choice("policy", name), CAMERAS)
-    steps = policy.observation_horizon
-    tokens = {camera: torch.randn(2, steps, 9, 12).half() for camera in CAMERAS.cameras}
+    shapes = replace(CAMERAS, grid=(84, 84), channels=3, scales=1) if name.startswith("resnet") else CAMERAS
+    policy = build_policy(choice("policy", name), shapes)
+    steps, count = policy.observation_horizon, shapes.grid[0] * shapes.grid[1]
+    tokens = {camera: torch.randn(2, steps, count, shapes.channels).half() for camera in shapes.cameras}
     seen = Inputs(tokens, torch.randn(2, steps, 11), torch.eye(2))
     action = torch.randn(2, policy.chunk, 7)
     policy.loss(Batch(seen, action, torch.ones(2, policy.chunk, dtype=torch.bool))).backward()
