@@ -34,7 +34,7 @@ def architectures_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 def load(name: str, **overrides: object) -> Encoder:
-    weights = {} if name == "blind" else {"weights": "random"}
+    weights = {} if name in ("blind", "pixels") else {"weights": "random"}
     return load_encoder(name, device="cpu", **(weights | overrides))
 
 
