@@ -5,13 +5,13 @@ Dims: b batch, s context steps, e their width, k chunk, a action.
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from s2robot.policies.heads import masked_mean
+from s2robot.policies.heads import Regression
 
 
-class MlpRegression(nn.Module):
+class MlpRegression(Regression):
     """Two hidden layers, L1 on the chunk (action chunks as in arXiv 2304.13705, without the VAE)."""
 
     def __init__(self, context: tuple[int, int], action: tuple[int, int], *, hidden: int, dropout: float) -> None:
@@ -23,15 +23,6 @@ class MlpRegression(nn.Module):
             nn.Linear(hidden, action[0] * action[1]),
         )  # fmt: skip
 
-    def loss(
-        self, context: Float[Tensor, "b s e"], action: Float[Tensor, "b k a"], mask: Bool[Tensor, "b k"]
-    ) -> Float[Tensor, ""]:
-        """Mean absolute error over the unmasked actions."""
-        return masked_mean((self._predict(context) - action).abs(), mask)
-
-    def sample(self, context: Float[Tensor, "b s e"], noise: Float[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
-        """The predicted chunk; deterministic, so the noise goes unused."""
-        return self._predict(context)
-
-    def _predict(self, context: Float[Tensor, "b s e"]) -> Float[Tensor, "b k a"]:
+    def predict(self, context: Float[Tensor, "b s e"]) -> Float[Tensor, "b k a"]:
+        """The chunk."""
         return self.net(context.flatten(1)).unflatten(1, self.shape)

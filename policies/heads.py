@@ -5,10 +5,11 @@ Dims: b batch, s context steps, e their width, k chunk, a action.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Protocol
 
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Head(Protocol):
@@ -23,6 +24,24 @@ class Head(Protocol):
     def sample(self, context: Float[Tensor, "b s e"], noise: Float[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
         """Chunks from standard normal noise, one per row."""
         ...
+
+
+class Regression(nn.Module):
+    """A head that predicts one chunk and is trained by its mean absolute error."""
+
+    @abstractmethod
+    def predict(self, context: Float[Tensor, "b s e"]) -> Float[Tensor, "b k a"]:
+        """The chunk."""
+
+    def loss(
+        self, context: Float[Tensor, "b s e"], action: Float[Tensor, "b k a"], mask: Bool[Tensor, "b k"]
+    ) -> Float[Tensor, ""]:
+        """Mean absolute error over the unmasked actions."""
+        return masked_mean((self.predict(context) - action).abs(), mask)
+
+    def sample(self, context: Float[Tensor, "b s e"], noise: Float[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
+        """The predicted chunk; deterministic, so the noise goes unused."""
+        return self.predict(context)
 
 
 def masked_mean(error: Float[Tensor, "b k a"], mask: Bool[Tensor, "b k"]) -> Float[Tensor, ""]:

@@ -126,13 +126,14 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
             saved = last or scored or run.save_is_due(recipe.save_every_s)
             if at_point or saved:
                 run.require_finite(batches.episodes)
-            if at_point and group.first:
-                curve.add(record.step, run.point(record) | {"val_loss": validate(state.best, data.validation)})
-            if saved and group.first:
-                _require_frozen(job.encoder)
-                run.save(finished=last)
-            if scored and group.first:
-                curve.add(record.step, {"success": _score(job, data, run, candidates, pool)})
+            if group.first:
+                if at_point:
+                    curve.add(record.step, run.point(record) | {"val_loss": validate(state.best, data.validation)})
+                if saved:
+                    _require_frozen(job.encoder)
+                    run.save(finished=last)
+                if scored:
+                    curve.add(record.step, {"success": _score(job, data, run, candidates, pool)})
             if scored or last:
                 group.wait()
     if group.first:
