@@ -24,3 +24,10 @@ def unknown_name(kind: str, came: str, allowed: Iterable[str]) -> S2RobotError:
     near = difflib.get_close_matches(came, names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return S2RobotError(f"unknown {kind} {came!r}; known: {', '.join(names) or 'none'}{hint}")
+
+
+def some(names: Iterable[str], limit: int = 8) -> str:
+    """The first `limit` names as a list for people, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more

@@ -114,7 +114,16 @@ class FlatEpisodes:
         return np.diff(self.starts)
 
     def windows(self, observation_horizon: int, action_chunk: int, observation_stride: int = 1) -> Windows:
-        """Windows over these episodes; see `make_windows`."""
+        """Windows over these episodes; see `make_windows`.
+
+        Raises S2RobotError for horizons that no episode fills: every window would be made of repetitions.
+        """
+        longest, seen = int(self.lengths.max()), (observation_horizon - 1) * observation_stride + 1
+        if max(action_chunk, seen) > longest:
+            raise S2RobotError(
+                f"chunk={action_chunk} and observation_horizon={observation_horizon}, stride {observation_stride}, "
+                f"reach over {action_chunk} and {seen} steps, the longest episode has {longest}; give shorter horizons"
+            )
         return make_windows(self.lengths.tolist(), observation_horizon, action_chunk, observation_stride)
 
 

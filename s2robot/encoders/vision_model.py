@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from s2robot.encoders.cost import READS_VALUES, shapes_alone
 from s2robot.encoders.state_file import LOAD_ERRORS, first_line
-from s2robot.errors import DamagedError, S2RobotError
+from s2robot.errors import DamagedError, S2RobotError, some
 
 # Convolutional networks that take any size, such as ResNet, do not say at which they were trained.
 IMAGENET_SIDE = 224
@@ -227,9 +227,8 @@ def _options(config: Any) -> dict[str, Any]:
 def _require_none(what: str, names: Any, source: Path) -> None:
     found = sorted(map(str, names))
     if found:
-        more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
         raise DamagedError(
-            f"{source}: the weights {what} {', '.join(found[:LISTED])}{more} ({len(found)} tensors); "
+            f"{source}: the weights {what} {some(found, LISTED)} ({len(found)} tensors); "
             "is it the file of another model, or damaged?"
         )
 

@@ -13,14 +13,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from s2robot.data.actions import ActionChoice, to_absolute
+from s2robot.data.actions import ActionChoice, check_actions, standing_still, to_absolute
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise
 from s2robot.data.windows import Horizons, Windows, flatten, split_episodes, training_views
 from s2robot.encoders.interface import Encoder
+from s2robot.errors import some
 from s2robot.pipeline.tokens import Tokens, load_tokens
 from s2robot.policies.batch import Batch, Inputs, Shapes
+from s2robot.progress import say
 
 ACTION_FLOOR, PROPRIO_FLOOR = 0.05, 0.01
 DELTA = ActionChoice()
@@ -87,10 +89,13 @@ def load_training_data(
     """Read features and arrays of the whole store; the last episodes (by seed) are held out for validation.
 
     `features` is where they are kept: resident, streamed, or whichever fits (`tokens.load_tokens`). Raises S2RobotError
-    naming `s2robot encode` where features are missing.
+    naming `s2robot encode` where features are missing, and where actions or horizons make no sense.
     """
     seen = tuple(cameras) if encoder.sizes else ()
     flat = flatten(store)
+    check_actions(flat, store.spec.action)
+    if still := standing_still(flat):
+        say(f"warning: one and the same action throughout {some(still)}; a policy learns that too")
     first_held_out = len(split_episodes(store, validation_fraction)[0])
     tokens = {}
     for camera in seen:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s2robot.errors import MismatchError, S2RobotError
+from s2robot.errors import MismatchError, S2RobotError, some
 from s2robot.pipeline.checkpoint import (
     CHECKPOINTS,
     chosen_checkpoint,
@@ -21,8 +21,6 @@ from s2robot.pipeline.checkpoint import (
 )
 from s2robot.pipeline.fit import StepRecord, TrainState
 from s2robot.progress import say
-
-NAMED_EPISODES = 8
 
 
 class Run:
@@ -71,13 +69,11 @@ class Run:
         if not bad:
             return
         step = self.state.step - len(self._losses) + bad[0]
-        names = episodes(step)
-        more = f" and {len(names) - NAMED_EPISODES} more" if len(names) > NAMED_EPISODES else ""
         found = newest_checkpoint(self.out / CHECKPOINTS)
         kept = f"the checkpoint of step {found[1]['step']} is kept" if found else "no checkpoint was saved yet"
         raise S2RobotError(
             f"the loss became {float(self._losses[bad[0]])} at step {step + 1}, whose batch draws from "
-            f"{', '.join(names[:NAMED_EPISODES])}{more}; {kept}; look for extreme values in these episodes or lower "
+            f"{some(episodes(step))}; {kept}; look for extreme values in these episodes or lower "
             "recipe.lr"
         )
 

@@ -79,6 +79,20 @@ def test_gathered_windows_hold_the_values_of_the_stored_episodes(store: Path) ->
     np.testing.assert_array_equal(flat.labels["cube_pos_w_m"][6:12], source.labels["cube_pos_w_m"])
 
 
+@pytest.mark.parametrize(
+    ("horizons", "reach"), [((1, 7, 1), "7 and 1"), ((4, 2, 2), "2 and 7"), ((1, 6, 1), None), ((3, 2, 2), None)]
+)
+def test_horizons_that_no_episode_fills_are_refused(
+    store: Path, horizons: tuple[int, int, int], reach: str | None
+) -> None:
+    flat = flatten(EpisodeStore(store))
+    if reach is None:
+        assert len(flat.windows(*horizons)) == 18
+        return
+    with pytest.raises(S2RobotError, match=f"reach over {reach} steps, the longest episode has 6; give shorter"):
+        flat.windows(*horizons)
+
+
 def test_flat_episodes_keep_the_given_order(store: Path) -> None:
     opened = EpisodeStore(store)
     flat = flatten(opened, opened.episodes[::-1])
