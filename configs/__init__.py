@@ -1,4 +1,5 @@
-"""The YAML configurations, composed with Hydra: `<command>.yaml` at the top, one folder per group.
+"""The YAML configurations, composed with Hydra: `<command>.yaml` or `<command>_<verb>.yaml` at the top, one folder per
+group.
 
     config = compose("compare", ["experiment=demo", "seeds=20000:20100"])
 
@@ -23,6 +24,12 @@ def names(group: str = "") -> list[str]:
     """Names of the YAML files in a group's folder, or of the commands' files for the top; sorted."""
     folder = resources.files(__name__).joinpath(group)
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def file_of(command: str, verb: str = "") -> str | None:
+    """Name of the YAML file with the keys of a command's verb, or of the command; None for a command without keys."""
+    found = names()
+    return next((file for file in (f"{command}_{verb}", command) if file in found), None)
 
 
 def choice(group: str, name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -92,7 +99,8 @@ def _require_complete(name: str, config: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         wanted = " ".join(f"{key}=..." for key in missing)
-        raise S2RobotError(f"{name} needs {wanted}; see `s2robot {name} --help`")
+        command = name.replace("_", " ")
+        raise S2RobotError(f"{command} needs {wanted}; see `s2robot {command} --help`")
 
 
 @contextlib.contextmanager

@@ -42,12 +42,12 @@ def of_command(name: str, text: str, verbs: Mapping[str, str], verb: str, overri
 
     lines = [f"s2robot {name}{' ' + verb if verb else ''}: {verbs[verb] if verb else text}", ""]
     shown_verb = f" {verb}" if verb else " <verb>" if verbs else ""
-    has_keys = name in configs.names()
-    lines += [f"usage: s2robot {name}{shown_verb}{' key=value ...' if has_keys else ''}"]
+    file = configs.file_of(name, verb)
+    lines += [f"usage: s2robot {name}{shown_verb}{' key=value ...' if file or verbs else ''}"]
     if verbs and not verb:
         lines += ["", "verbs:", *_columns(list(verbs.items()))]
-    if has_keys:
-        lines += _keys_and_groups(name, overrides)
+    if file:
+        lines += _keys_and_groups(file, overrides)
     return "\n".join([*lines, "", _OPTIONS])
 
 

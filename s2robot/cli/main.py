@@ -1,8 +1,9 @@
 """`s2robot <command> [<verb>] key=value ...`: finds the command, composes its configuration, runs it.
 
 A command is a module of this package with `HELP` (one line), `VERBS` (verb -> one line, may be empty) and
-`run(config, verb)`. Its keys and their defaults are `configs/<command>.yaml`. Command modules import torch, mujoco
-and zarr inside `run` only, so that listing them stays quick and works where those are not installed.
+`run(config, verb)`. Its keys and their defaults are `configs/<command>.yaml`, or `configs/<command>_<verb>.yaml`.
+Command modules import torch, mujoco and zarr inside `run` only, so that listing them stays quick and works where those
+are not installed.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def _dispatch(arguments: list[str]) -> int:
         return OK
     if command.VERBS and not verb:
         raise S2RobotError(f"{name} needs a verb: {', '.join(command.VERBS)}; see `s2robot {name} --help`")
-    return command.run(_configuration(name, rest), verb) or OK
+    return command.run(_configuration(name, verb, rest), verb) or OK
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
@@ -111,11 +112,12 @@ def _is_verb(word: str) -> bool:
     return "=" not in word and not word.startswith(("+", "~"))
 
 
-def _configuration(name: str, overrides: Sequence[str]) -> Any:
+def _configuration(name: str, verb: str, overrides: Sequence[str]) -> Any:
     from s2robot import configs
 
-    if name in configs.names():
-        return configs.compose(name, overrides)
+    file = configs.file_of(name, verb)
+    if file:
+        return configs.compose(file, overrides)
     if overrides:
         raise S2RobotError(f"{name} takes no keys, {overrides[0]!r} came; run `s2robot {name}`")
     return {}

@@ -106,8 +106,8 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
     if finished_run(out, identity):
         return _result(out, identity)
     data = job.data(group.device)
-    policy = _new_policy(job.policy, data, recipe.seed).to(group.device)
-    state = _new_state(policy, recipe, len(data.train), group)
+    policy = new_policy(job.policy, data, recipe.seed).to(group.device)
+    state = new_state(policy, recipe, len(data.train), group)
     batches = EpochSampler(data.train, recipe.batch_size, recipe.seed, max(1, recipe.views), group.rank, group.world)
     steps = state.schedule.steps
     candidates = Candidates(out, recipe.points(steps), parse_seeds(recipe.rollout_seeds))
@@ -118,7 +118,7 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
     with Curve(out, state.step, recipe.tensorboard, group.first) as curve, Prefetch(batches) as ahead:
         if group.first and candidates.due(state.step):  # it was killed between a save and its rollouts
             curve.add(state.step, {"success": _score(job, data, run, candidates, pool)})
-        records = fit(_loss(policy, recipe, group), ahead, state)
+        records = fit(batch_loss(policy, recipe, group), ahead, state)
         for record in progress(records, steps, f"train {out.name}", "step", state.step, show=group.first):
             run.note(record, group.mean(record.loss))
             last, scored = record.step == steps, candidates.due(record.step)
@@ -158,7 +158,7 @@ def _result(out: Path, identity: Mapping[str, Any]) -> TrainResult:
     return TrainResult(path, float(manifest["train_s"]), read_curve(out))
 
 
-def _loss(policy: ChunkPolicy, recipe: Recipe, group: Group) -> Callable[[Batch], Tensor]:
+def batch_loss(policy: ChunkPolicy, recipe: Recipe, group: Group) -> Callable[[Batch], Tensor]:
     """The policy's loss in the recipe's precision, with gradients averaged over the group."""
     compute = group.wrap(_Loss(policy))
     if recipe.compile:
@@ -232,7 +232,7 @@ def validate(policy: Any, split: Split) -> float:
     return float(torch.stack(losses).mean())
 
 
-def _new_policy(config: Mapping[str, Any], data: TrainingData, seed: int) -> ChunkPolicy:
+def new_policy(config: Mapping[str, Any], data: TrainingData, seed: int) -> ChunkPolicy:
     """An untrained policy that knows the statistics of its training tokens."""
     torch.manual_seed(seed)
     policy = build_policy(config, data.shapes)
@@ -241,7 +241,7 @@ def _new_policy(config: Mapping[str, Any], data: TrainingData, seed: int) -> Chu
     return policy
 
 
-def _new_state(policy: ChunkPolicy, recipe: Recipe, windows: int, group: Group) -> TrainState:
+def new_state(policy: ChunkPolicy, recipe: Recipe, windows: int, group: Group) -> TrainState:
     if recipe.batch_size % group.world:
         raise S2RobotError(f"batch_size={recipe.batch_size} does not divide by {group.world} processes")
     steps = recipe.epochs * max(1, windows // recipe.batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,14 @@ from s2robot.encoders.backbone import Backbone
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.pipeline.collect import collect
 from s2robot.pipeline.encode import encode
+from s2robot.pipeline.recipe import recipe_from
+from s2robot.pipeline.train import Job
 
 TASK = {**choice("task", "lift"), "frame_px": 48, "cameras": ["agentview"]}
 CAMERAS = ("agentview",)
 SMALL_POLICIES = [name for name in names("policy") if not name.endswith("_paper") and not name.startswith("resnet")]
+
+SHORT = {"epochs": 4, "batch_size": 32, "warmup": 2, "validation_fraction": 0.2, "save_every_s": 1e9, "views": 1}
 
 
 def patch_encoder(seed: int = 0) -> MultiscaleEncoder:
@@ -26,6 +31,12 @@ def patch_encoder(seed: int = 0) -> MultiscaleEncoder:
     torch.manual_seed(seed)
     model = torch.nn.Conv2d(3, 6, 8, stride=8)
     return MultiscaleEncoder(Backbone(model, f"patches{seed}", patch=8), sizes=(24, 48), dtype="float32", device="cpu")
+
+
+def job(store: EpisodeStore, cache: FeatureCache, **recipe: Any) -> Job:
+    """bc_mlp on the patches, for four epochs unless `recipe` says otherwise."""
+    policy = choice("policy", "bc_mlp")
+    return Job(store, patch_encoder(), {}, cache, policy, CAMERAS, recipe_from(policy, SHORT | recipe))
 
 
 @pytest.fixture(scope="session")

@@ -31,16 +31,10 @@ from s2robot.pipeline.train import Job, train
 from s2robot.policies.policy import ChunkPolicy
 from s2robot.types import Observation
 
-from .conftest import CAMERAS, TASK, lines, patch_encoder
+from .conftest import CAMERAS, SHORT, TASK, job, lines
 
 DEATH = "while rolling out"
 ALONE = Group(0, 1, torch.device("cpu"))
-SHORT = {"epochs": 4, "batch_size": 32, "warmup": 2, "validation_fraction": 0.2, "save_every_s": 1e9, "views": 1}
-
-
-def job(store: EpisodeStore, cache: FeatureCache, **recipe: Any) -> Job:
-    policy = choice("policy", "bc_mlp")
-    return Job(store, patch_encoder(), {}, cache, policy, CAMERAS, recipe_from(policy, SHORT | recipe))
 
 
 def test_the_checkpoint_is_the_point_that_solves_most_validation_seeds(
