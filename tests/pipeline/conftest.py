@@ -15,12 +15,14 @@ from s2robot.data.features import FeatureCache
 from s2robot.encoders.backbone import Backbone
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.pipeline.collect import collect
+from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode
 from s2robot.pipeline.recipe import recipe_from
 from s2robot.pipeline.train import Job
 
 TASK = {**choice("task", "lift"), "frame_px": 48, "cameras": ["agentview"]}
 CAMERAS = ("agentview",)
+ALONE = Group(0, 1, torch.device("cpu"))
 SMALL_POLICIES = [name for name in names("policy") if not name.endswith("_paper") and not name.startswith("resnet")]
 
 SHORT = {"epochs": 4, "batch_size": 32, "warmup": 2, "validation_fraction": 0.2, "save_every_s": 1e9, "views": 1}

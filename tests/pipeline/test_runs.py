@@ -22,7 +22,6 @@ from s2robot.pipeline import select as select_module
 from s2robot.pipeline import tokens as tokens_module
 from s2robot.pipeline.agents import load_policy
 from s2robot.pipeline.checkpoint import newest_checkpoint, open_checkpoint
-from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode_for_training
 from s2robot.pipeline.recipe import Recipe, recipe_from
 from s2robot.pipeline.rollout import RolloutPool
@@ -30,11 +29,11 @@ from s2robot.pipeline.select import CANDIDATES, Candidates
 from s2robot.pipeline.train import Job, train
 from s2robot.policies.policy import ChunkPolicy
 from s2robot.types import Observation
+from tests.data.crash import run_and_kill
 
-from .conftest import CAMERAS, SHORT, TASK, job, lines
+from .conftest import ALONE, CAMERAS, SHORT, TASK, job, lines
 
 DEATH = "while rolling out"
-ALONE = Group(0, 1, torch.device("cpu"))
 
 
 def test_the_checkpoint_is_the_point_that_solves_most_validation_seeds(
@@ -63,6 +62,26 @@ def test_the_best_point_counts_and_the_latest_among_equals(tmp_path: Path, solve
     (candidates.folder / "scores.jsonl").write_text("".join(json.dumps(score) + "\n" for score in scores))
     candidates.choose(tmp_path)
     assert json.loads((tmp_path / "chosen.json").read_text()) == {"checkpoint": f"candidates/step-{best:08d}"}
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+def test_kills_at_any_moment_lose_the_steps_since_the_last_save_alone(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, kills: int
+) -> None:
+    torch.set_num_threads(1)
+    train(job(demonstrations, cache, epochs=2 * kills, save_every_s=0.0), tmp_path / "whole", ALONE)
+    child = [sys.executable, str(Path(__file__).with_name("train_child.py"))]
+    command = [*child, str(demonstrations.path), str(cache.folder), str(tmp_path / "part"), str(2 * kills)]
+    moments, met = np.random.default_rng(0).uniform(0.1, 1.5, kills), 0
+    for moment in moments:
+        outcome = run_and_kill(command, moment)
+        saved, found = int(outcome.lines[-1]), newest_checkpoint(tmp_path / "part" / "checkpoints")
+        assert (found[1]["step"] if found else 0) >= saved
+        met += not outcome.finished
+    assert met >= min(kills, 20)
+    subprocess.run(command, check=True, capture_output=True)
+    weights = [open_checkpoint(tmp_path / run)[0] / "policy.safetensors" for run in ("whole", "part")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_a_run_killed_in_its_rollouts_rolls_out_again_and_ends_alike(

@@ -20,7 +20,6 @@ from s2robot.data.windows import Horizons
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline import run as run_module
 from s2robot.pipeline.dataset import load_training_data
-from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode
 from s2robot.pipeline.recipe import Recipe
 from s2robot.pipeline.train import EpochSampler, Job, train
@@ -30,11 +29,10 @@ from s2robot.policies.policy import build_policy
 from s2robot.storage import read_json
 from s2robot.types import Observation
 
-from .conftest import CAMERAS, SMALL_POLICIES, patch_encoder
+from .conftest import ALONE, CAMERAS, SMALL_POLICIES, patch_encoder
 
 DEATH = "killed after the fourth save"
 CPU = torch.device("cpu")
-ALONE = Group(0, 1, CPU)
 RECIPE = Recipe(
     epochs=3, batch_size=32, lr=2e-3, weight_decay=1e-2, warmup=2, validation_fraction=0.2, save_every_s=1e9
 )
