@@ -17,7 +17,8 @@ def run(config: Any, verb: str) -> int | None:
 
     plain: Any = OmegaConf.to_container(config, resolve=True)
     device, model, objective = plain.pop("device"), plain.pop("model"), plain.pop("objective")
-    model.pop("name")
+    for key in ("name", "lr"):  # resolved into out= and lr=
+        model.pop(key)
     plain["scales"] = tuple(plain["scales"]) if isinstance(plain["scales"], list) else (plain["scales"],)
     folder = pretrain(PretrainConfig(**model, **objective, **plain), str(resolve_device(device)))
     print(f"weights in {folder}; use them with encoder=hf encoder.path={folder}")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import TypeCheckError
 
-from s2robot.configs import choice, names
+from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
 from s2robot.data.windows import Horizons
@@ -22,6 +22,7 @@ from s2robot.pipeline.train import EpochSampler, Job, train
 from s2robot.policies.agent import Agent
 from s2robot.policies.policy import ChunkPolicy, build_policy
 from s2robot.types import ActionSpec, CameraSpec, DatasetSpec, Episode, Observation, ObservationSpec
+from tests.policy_names import SMALL_POLICIES
 
 PX, STEPS, CPU = 48, 12, torch.device("cpu")
 CAMERAS = ("front", "wrist")
@@ -76,9 +77,7 @@ if __name__ == "__main__":
     for number in range(3):
         writer.write(episode(number))
     multiscale_forward(torch.nn.Conv2d(3, 6, 8, stride=8), torch.zeros(2, 3, 48, 48), (24, 48))
-    for kind in names("policy"):
-        if kind.endswith("_paper") or kind.startswith("resnet"):
-            continue
+    for kind in SMALL_POLICIES:
         trained = line(place, kind)
     try:
         trained.observation.pools["front_0"](torch.zeros(2, 9, 12), torch.zeros(2, 2))

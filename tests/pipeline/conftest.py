@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from s2robot.configs import choice, names
+from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache
 from s2robot.encoders.backbone import Backbone
@@ -23,7 +23,6 @@ from s2robot.pipeline.train import Job
 TASK = {**choice("task", "lift"), "frame_px": 48, "cameras": ["agentview"]}
 CAMERAS = ("agentview",)
 ALONE = Group(0, 1, torch.device("cpu"))
-SMALL_POLICIES = [name for name in names("policy") if not name.endswith("_paper") and not name.startswith("resnet")]
 
 SHORT = {"epochs": 4, "batch_size": 32, "warmup": 2, "validation_fraction": 0.2, "save_every_s": 1e9, "views": 1}
 

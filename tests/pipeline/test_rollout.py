@@ -28,8 +28,9 @@ from s2robot.pipeline.rollout import RolloutPool, rollout
 from s2robot.pipeline.train import Job, train
 from s2robot.policies.agent import Agent
 from s2robot.policies.policy import build_policy
+from tests.policy_names import SMALL_POLICIES
 
-from .conftest import CAMERAS, SMALL_POLICIES, TASK, patch_encoder
+from .conftest import CAMERAS, TASK, patch_encoder
 
 CPU = torch.device("cpu")
 Trained = Callable[[EpisodeStore, FeatureCache, Path, int], Agent]

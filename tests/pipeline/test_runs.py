@@ -30,6 +30,7 @@ from s2robot.pipeline.train import Job, train
 from s2robot.policies.policy import ChunkPolicy
 from s2robot.types import Observation
 from tests.data.crash import run_and_kill
+from tests.policy_names import PIXEL_POLICIES
 
 from .conftest import ALONE, CAMERAS, SHORT, TASK, job, lines
 
@@ -207,10 +208,11 @@ def test_rollouts_without_a_task_are_refused(demonstrations: EpisodeStore, cache
         train(job(demonstrations, cache, rollouts=1), tmp_path, ALONE)
 
 
-@pytest.mark.parametrize("name", ["resnet_bc", "resnet_diffusion"])
+@pytest.mark.parametrize("name", PIXEL_POLICIES)
 def test_a_policy_trained_end_to_end_goes_the_same_way(demonstrations: EpisodeStore, tmp_path: Path, name: str) -> None:
     encoder, cache = load_encoder("pixels", device="cpu", size=48), FeatureCache(tmp_path / "cache")
-    policy = choice("policy", name, {"observation": {"crop": 40}})
+    small = {"encoder": choice("encoder", "base", {"sizes": [32]})} if name.startswith("lora") else {"crop": 40}
+    policy = choice("policy", name, {"observation": small})
     recipe = recipe_from(policy, SHORT | {"epochs": 1, "views": None})
     encode_for_training(demonstrations, encoder, cache, CAMERAS, recipe.views, recipe.validation_fraction)
     config = choice("encoder", "pixels", {"size": 48})

@@ -28,8 +28,9 @@ from s2robot.policies.batch import Shapes
 from s2robot.policies.policy import build_policy
 from s2robot.storage import read_json
 from s2robot.types import Observation
+from tests.policy_names import SMALL_POLICIES
 
-from .conftest import ALONE, CAMERAS, SMALL_POLICIES, patch_encoder
+from .conftest import ALONE, CAMERAS, patch_encoder
 
 DEATH = "killed after the fourth save"
 CPU = torch.device("cpu")
