@@ -181,4 +181,4 @@ class Standardise(nn.Module):
     def forward(self, tokens: Float[Tensor, "b o n c"]) -> Float[Tensor, "b o n c"]:
         """In the precision of the statistics."""
         scale = self.dropout(1 / self.std.expand(*tokens.shape[:2], 1, -1))  # what is left out sits at its mean
-        return (tokens.to(self.mean.dtype) - self.mean) * scale
+        return torch.addcmul(-self.mean * scale, tokens.to(self.mean.dtype), scale)  # one pass over the tokens
