@@ -26,7 +26,7 @@ class Diffusion(nn.Module):
     Args:
         context: shape of the context.
         action: shape of a chunk.
-        net: configuration of the denoiser, `net(noisy, time, context)`.
+        net: configuration of the denoiser (`denoiser.Denoiser`).
         sampler: ddpm (arXiv 2006.11239), ddim with eta 0 (2010.02502) or dpm++ (second order, 2211.01095).
         train_steps: noise levels, on the squared cosine schedule (2102.09672).
         steps: denoising steps at inference.
@@ -64,17 +64,18 @@ class Diffusion(nn.Module):
         noise = torch.randn_like(action)
         noisy = self.noiser.add_noise(action, noise, level)
         target = noise if self.prediction == "epsilon" else action
-        guess = self.net(noisy, level / self.train_steps, context)
+        guess = self.net(noisy, self.net.time(level / self.train_steps), self.net.prepare(context))
         return masked_mean(F.mse_loss(guess, target, reduction="none"), mask)
 
     def sample(self, context: Float[Tensor, "b s e"], noise: Float[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
         """Chunks from the given noise. DDPM's further noise comes from a generator per row that this noise seeds."""
         self.scheduler.set_timesteps(self.steps)
         more: dict[str, Any] = {"generator": _generators(noise)} if self.sampler == "ddpm" else {}
-        chunk = noise
-        for level in self.scheduler.timesteps:
-            time = (level / self.train_steps).to(noise).expand(len(noise))
-            chunk = self.scheduler.step(self.net(chunk, time, context), level, chunk, **more).prev_sample
+        chunk, prepared = noise, self.net.prepare(context)
+        moments = self.net.time((self.scheduler.timesteps / self.train_steps).to(noise))
+        for level, moment in zip(self.scheduler.timesteps, moments, strict=True):
+            guess = self.net(chunk, moment.expand(len(chunk), -1), prepared)
+            chunk = self.scheduler.step(guess, level, chunk, **more).prev_sample
         return chunk
 
 

@@ -39,12 +39,12 @@ class FlowMatching(nn.Module):
         noise = torch.randn_like(action)
         time = torch.rand(len(action), device=action.device)
         place = noise.lerp(action, time[:, None, None])
-        return masked_mean(F.mse_loss(self.net(place, time, context), action - noise, reduction="none"), mask)
+        guess = self.net(place, self.net.time(time), self.net.prepare(context))
+        return masked_mean(F.mse_loss(guess, action - noise, reduction="none"), mask)
 
     def sample(self, context: Float[Tensor, "b s e"], noise: Float[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
         """Chunks from the given noise."""
-        chunk = noise
-        for step in range(self.steps):
-            time = torch.full((len(noise),), step / self.steps, device=noise.device)
-            chunk = chunk + self.net(chunk, time, context) / self.steps
+        chunk, prepared = noise, self.net.prepare(context)
+        for moment in self.net.time(torch.arange(self.steps, device=noise.device) / self.steps):
+            chunk = chunk + self.net(chunk, moment.expand(len(chunk), -1), prepared) / self.steps
         return chunk

@@ -1,6 +1,6 @@
 """Transformers over the action chunk: a decoder that attends to the context, and the denoiser built on it.
 
-Dims: b batch, s context steps, e their width, k chunk, a action, w width.
+Dims: b batch, s context steps, e their width, m steps that are attended to, k chunk, a action, w width.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from s2robot.policies.embedding import TimeEmbedding
+from s2robot.policies.denoiser import TimeEmbedding
 
 
 class ContextDecoder(nn.Module):
@@ -40,18 +40,13 @@ class ContextDecoder(nn.Module):
 
     hidden: Tensor | None
 
-    def forward(
-        self,
-        steps: Float[Tensor, "b k w"] | None,
-        context: Float[Tensor, "b s e"],
-        extra: Float[Tensor, "b 1 w"] | None,
-    ) -> Float[Tensor, "b k w"]:
-        """Embedded steps (None: their places alone) to decoded ones; `extra` is one more step of context."""
-        memory = self.project(context) + self.context_place
-        if extra is not None:
-            memory = torch.cat([extra, memory], dim=1)
-        x = self.place.expand(len(context), -1, -1) if steps is None else steps + self.place
-        return self.layers(x, memory, tgt_mask=self.hidden)
+    def memory(self, context: Float[Tensor, "b s e"]) -> Float[Tensor, "b s w"]:
+        """The context as the layers attend to it."""
+        return self.project(context) + self.context_place
+
+    def forward(self, steps: Float[Tensor, "b k w"], memory: Float[Tensor, "b m w"]) -> Float[Tensor, "b k w"]:
+        """Embedded steps to decoded ones."""
+        return self.layers(steps + self.place, memory, tgt_mask=self.hidden)
 
 
 class TransformerDenoiser(nn.Module):
@@ -74,8 +69,12 @@ class TransformerDenoiser(nn.Module):
         self.decoder = ContextDecoder(context, action[0], width, layers, heads, dropout, causal)
         self.out = nn.Linear(width, action[1])
 
+    def prepare(self, context: Float[Tensor, "b s e"]) -> Float[Tensor, "b s w"]:
+        """What the context contributes, the same at every noise level."""
+        return self.decoder.memory(context)
+
     def forward(
-        self, noisy: Float[Tensor, "b k a"], time: Float[Tensor, " b"], context: Float[Tensor, "b s e"]
+        self, noisy: Float[Tensor, "b k a"], moment: Float[Tensor, "b w"], prepared: Float[Tensor, "b s w"]
     ) -> Float[Tensor, "b k a"]:
-        """`time` in [0, 1]."""
-        return self.out(self.decoder(self.into(noisy), context, self.time(time).unsqueeze(1)))
+        """As `denoiser.Denoiser`; the noise level is one more step of context."""
+        return self.out(self.decoder(self.into(noisy), torch.cat([moment.unsqueeze(1), prepared], dim=1)))

@@ -17,15 +17,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from s2robot.errors import S2RobotError
-from s2robot.policies.embedding import TimeEmbedding
+from s2robot.policies.denoiser import TimeEmbedding
 
 
 class UnetDenoiser(nn.Module):
     """A noisy chunk, its noise level and the context to a chunk: convolutions over time, halved once per width but the
     last; context and noise level modulate every block (FiLM, arXiv 1709.07871).
 
-    `condition` is the width that the flat context is brought to first, which the published net does not do: an
-    elementwise function of an odd width may round differently from row to row, and the blocks' layers stay small.
+    `blocks` are those of every level and of the middle, two as published. `condition` is the width that the flat
+    context is brought to first, which the published net does not do: an elementwise function of an odd width may round
+    differently from row to row, and the blocks' layers stay small.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class UnetDenoiser(nn.Module):
         action: tuple[int, int],
         *,
         widths: Sequence[int],
+        blocks: int,
         condition: int,
         kernel: int,
         groups: int,
@@ -45,39 +47,49 @@ class UnetDenoiser(nn.Module):
         self.time = TimeEmbedding(condition)
         self.context = nn.Linear(context[0] * context[1], condition)
 
-        def block(inputs: int, outputs: int) -> FilmBlock:
-            return FilmBlock(inputs, outputs, condition, kernel, groups)
+        def chain(inputs: int, outputs: int) -> Chain:
+            sizes = [inputs] + [outputs] * blocks
+            return Chain(FilmBlock(i, o, condition, kernel, groups) for i, o in pairwise(sizes))
 
         pairs = list(pairwise([action[1], *widths]))
-        self.down = nn.ModuleList([nn.ModuleList([block(i, o), block(o, o)]) for i, o in pairs])
+        self.down = nn.ModuleList([chain(i, o) for i, o in pairs])
         self.shrink = nn.ModuleList([Convolution(w, w, 3, stride=2) for w in widths[:-1]])
-        self.middle = nn.ModuleList([block(widths[-1], widths[-1]) for _ in range(2)])
+        self.middle = chain(widths[-1], widths[-1])
         ups = [(2 * o, i) for i, o in reversed(pairs[1:])]
-        self.up = nn.ModuleList([nn.ModuleList([block(i, o), block(o, o)]) for i, o in ups])
+        self.up = nn.ModuleList([chain(i, o) for i, o in ups])
         self.grow = nn.ModuleList([Doubling(o) for _, o in ups])
         self.out = nn.Sequential(_layer(widths[0], widths[0], kernel, groups), nn.Linear(widths[0], action[1]))
 
+    def prepare(self, context: Float[Tensor, "b s e"]) -> Float[Tensor, "b c"]:
+        """What the context contributes, the same at every noise level."""
+        return self.context(context.flatten(1))
+
     def forward(
-        self, noisy: Float[Tensor, "b k a"], time: Float[Tensor, " b"], context: Float[Tensor, "b s e"]
+        self, noisy: Float[Tensor, "b k a"], moment: Float[Tensor, "b c"], prepared: Float[Tensor, "b c"]
     ) -> Float[Tensor, "b k a"]:
-        """`time` in [0, 1]."""
-        condition = self.time(time) + self.context(context.flatten(1))
+        """As `denoiser.Denoiser`."""
+        condition = moment + prepared
         x = noisy
         skips = []
-        for level, blocks in enumerate(self.down):
-            for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, condition)
+        for level, chain in enumerate(self.down):
+            x = chain(x, condition)
             skips.append(x)
             if level < len(self.shrink):
                 x = self.shrink[level](x)
-        for block in self.middle:
-            x = block(x, condition)
-        for blocks, grow in zip(self.up, self.grow, strict=True):
-            x = torch.cat([x, skips.pop()], dim=-1)
-            for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, condition)
-            x = grow(x)
+        x = self.middle(x, condition)
+        for chain, grow in zip(self.up, self.grow, strict=True):
+            x = grow(chain(torch.cat([x, skips.pop()], dim=-1), condition))
         return self.out(x)
+
+
+class Chain(nn.ModuleList):
+    """Blocks one after another under one condition."""
+
+    def forward(self, x: Float[Tensor, "b k d"], condition: Float[Tensor, "b c"]) -> Float[Tensor, "b k d2"]:
+        """All of them."""
+        for block in self:
+            x = block(x, condition)
+        return x
 
 
 class FilmBlock(nn.Module):
@@ -93,7 +105,7 @@ class FilmBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b k d"], condition: Float[Tensor, "b c"]) -> Float[Tensor, "b k d2"]:
         """One block."""
         scale, shift = self.film(condition).unsqueeze(1).chunk(2, dim=-1)
-        return self.second(self.first(x) * (1 + scale) + shift) + self.skip(x)
+        return self.second(torch.addcmul(shift, self.first(x), 1 + scale)) + self.skip(x)
 
 
 class Convolution(nn.Module):
@@ -106,9 +118,8 @@ class Convolution(nn.Module):
 
     def forward(self, x: Float[Tensor, "b k d"]) -> Float[Tensor, "b k2 d2"]:
         """k / stride steps."""
-        steps = x.shape[1]
-        x = F.pad(x, (0, 0, self.kernel // 2, self.kernel // 2))
-        return self.linear(torch.cat([x[:, i : i + steps : self.stride] for i in range(self.kernel)], dim=-1))
+        padded = F.pad(x, (0, 0, self.kernel // 2, self.kernel // 2))
+        return self.linear(padded.unfold(1, self.kernel, self.stride).flatten(2))
 
 
 class Doubling(nn.Module):
@@ -123,20 +134,12 @@ class Doubling(nn.Module):
         return self.convolution(x).unflatten(-1, (2, -1)).flatten(1, 2)
 
 
-class StepNorm(nn.Module):
-    """Group norm (arXiv 1803.08494) for steps that lie before features."""
-
-    def __init__(self, groups: int, width: int) -> None:
-        super().__init__()
-        self.groups = groups
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
+class StepNorm(nn.GroupNorm):
+    """Group norm (arXiv 1803.08494) for steps that lie before features: over the steps and features of a group."""
 
     def forward(self, x: Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:
-        """Mean 0 and variance 1 over the steps and features of a group."""
-        grouped = x.unflatten(-1, (self.groups, -1))
-        variance, mean = torch.var_mean(grouped, dim=(1, 3), keepdim=True, correction=0)
-        return ((grouped - mean) * (variance + 1e-5).rsqrt()).flatten(2) * self.weight + self.bias
+        """Mean 0 and variance 1, then the learned scale and shift per feature."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 def _layer(inputs: int, outputs: int, kernel: int, groups: int) -> nn.Module:

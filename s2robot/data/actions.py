@@ -5,8 +5,6 @@ itself instead (arXiv 2303.04137, section IV-C, finds that better for diffusion)
 (arXiv 1812.07035), gripper. The robot's side turns it into a delta at every tick, from where the arm is by then.
 
 Dims: ... any leading dimensions, p proprioception (position, rotation as six numbers, fingers).
-
-`check_actions` looks at a dataset before anything is trained on it.
 """
 
 from __future__ import annotations
@@ -19,13 +17,11 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from s2robot.data.transforms import MatrixToRot6d, Rot6dToMatrix
-from s2robot.data.windows import FlatEpisodes
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.types import ActionSpec
 
 REPRESENTATIONS = ("delta", "absolute")
 NORMALISATIONS = ("z_score", "min_max")
-LIMIT_SLACK = 1e-3  # of an element's range: rounding on the way from a robot's log
 ABSOLUTE_NAMES = ("x", "y", "z", "r11", "r21", "r31", "r12", "r22", "r32", "gripper")
 
 
@@ -81,38 +77,6 @@ def to_delta(
     rotation = Rotation.from_matrix(turn).as_rotvec().reshape(*target.shape[:-1], 3) / radians
     position = (target[..., :3] - proprio[..., :3]) / metres
     return np.concatenate([position, rotation, target[..., 9:]], axis=-1).astype(target.dtype)
-
-
-def check_actions(flat: FlatEpisodes, spec: ActionSpec) -> None:
-    """Raise S2RobotError, naming episode, step and element, for actions that are no numbers or leave the spec's limits,
-    and where nothing ever moves.
-    """
-    low, high = np.array(spec.low), np.array(spec.high)
-    slack = LIMIT_SLACK * np.where(np.isfinite(high - low), high - low, 0.0)
-    for found, what in (
-        (~np.isfinite(flat.action), "is no number"),
-        ((flat.action < low - slack) | (flat.action > high + slack), "leaves the spec's limits"),
-    ):
-        if not found.any():
-            continue
-        row, element = (int(axis[0]) for axis in np.nonzero(found))
-        episode = int(np.searchsorted(flat.starts, row, side="right")) - 1
-        others = len(np.unique(np.searchsorted(flat.starts, np.nonzero(found)[0], side="right"))) - 1
-        raise S2RobotError(
-            f"action {spec.names[element]} of episode {flat.ids[episode]} at step {row - flat.starts[episode]} {what}: "
-            f"{flat.action[row, element]:g}, allowed {low[element]:g} to {high[element]:g}"
-            f"{f' ({others} more episodes have such)' if others else ''}; mend the log or give the spec its true limits"
-        )
-    if len(standing_still(flat)) == len(flat.ids):
-        raise S2RobotError(
-            "the actions of every episode are constant, there is nothing to imitate; were the log's actions recorded?"
-        )
-
-
-def standing_still(flat: FlatEpisodes) -> list[str]:
-    """Ids of the episodes that repeat one action from beginning to end."""
-    pairs = zip(flat.ids, flat.starts[:-1], flat.starts[1:], strict=True)
-    return [name for name, start, stop in pairs if not np.ptp(flat.action[start:stop], axis=0).any()]
 
 
 def _scales(spec: ActionSpec) -> tuple[float, float]:

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from s2robot.data.actions import ActionChoice, check_actions, standing_still, to_absolute
+from s2robot.data.actions import ActionChoice, to_absolute
+from s2robot.data.checks import check_actions, standing_still
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise

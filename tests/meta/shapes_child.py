@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import TypeCheckError
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
@@ -24,7 +25,7 @@ from s2robot.policies.policy import ChunkPolicy, build_policy
 from s2robot.types import ActionSpec, CameraSpec, DatasetSpec, Episode, Observation, ObservationSpec
 from tests.policy_names import SMALL_POLICIES
 
-PX, STEPS, CPU = 48, 12, torch.device("cpu")
+PX, STEPS, CPU = 48, 20, torch.device("cpu")
 CAMERAS = ("front", "wrist")
 
 

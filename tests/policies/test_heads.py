@@ -58,7 +58,7 @@ def test_a_generative_policy_keeps_both_modes(name: str) -> None:
     left, right = (found < -0.7).float().mean(), (found > 0.7).float().mean()
     assert min(left, right) > 0.25
     assert left + right > 0.8
-    assert (found.abs() < 0.3).float().mean() < 0.05  # nothing in the middle, where their mean lies
+    assert (found.abs() < 0.3).float().mean() < 0.1  # next to nothing in the middle, where their mean lies
 
 
 @pytest.mark.parametrize("name", REGRESSION)

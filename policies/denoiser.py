@@ -1,17 +1,34 @@
-"""The noise level of a generative policy as a vector.
+"""What generative heads ask of their nets: the noise level as a vector, the context once, then noisy chunks to guesses.
 
-Dims: b batch, w width.
+Dims: b batch, s context steps, e their width, k chunk, a action, w width of the net.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 MAX_PERIOD, FINEST = 10_000.0, 1000.0
+
+
+class Denoiser(Protocol):
+    """Built as `target((s, e), (k, a), **own)`."""
+
+    time: TimeEmbedding
+
+    def prepare(self, context: Float[Tensor, "b s e"]) -> Float[Tensor, "b ..."]:
+        """What the context contributes, the same at every noise level."""
+        ...
+
+    def __call__(
+        self, noisy: Float[Tensor, "b k a"], moment: Float[Tensor, "b w"], prepared: Float[Tensor, "b ..."]
+    ) -> Float[Tensor, "b k a"]:
+        """The guess for a noisy chunk; `moment` is `time` of its noise level, `prepared` comes from `prepare`."""
+        ...
 
 
 class TimeEmbedding(nn.Module):
