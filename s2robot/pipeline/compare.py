@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from s2robot.pipeline.collect import collect
 from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode_for_training
 from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, parse_seeds, policy_sha256
-from s2robot.pipeline.experiment import Experiment
+from s2robot.pipeline.experiment import Arm, Experiment
 from s2robot.pipeline.measure import InferenceCost, measure_inference
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
 from s2robot.pipeline.report.videos import side_by_side
@@ -57,8 +57,8 @@ class Comparison:
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "stages.json"
         self.stages_s = read_json(path) if path.exists() else {}
-        configs = self.experiment.encoder_configs()
-        encoders = {arm: load_encoder(config, device=self.device) for arm, config in configs.items()}
+        arms = self.experiment.each_arm()
+        encoders = {arm.name: load_encoder(arm.encoder, device=self.device) for arm in arms}
         if {"s2", "large"} <= encoders.keys():
             matched(encoders["s2"], encoders["large"])
         records, videos = {}, {}
@@ -81,37 +81,34 @@ class Comparison:
                 f"{store.path} holds {len(store)} demonstrations, the experiment asks for {experiment.demonstrations}; "
                 "give another out= folder or delete that store"
             )
-        speeds = {arm: self._encode(name, store, encoder, folder / arm) for arm, encoder in encoders.items()}
+        arms = {arm.name: arm for arm in experiment.each_arm()}
+        speeds = {arm: self._encode(name, store, encoders[arm], arms[arm], folder / arm) for arm in arms}
         records, videos = [], {}
         with RolloutPool(task, self.workers) as pool:
             runs: dict[str, list[TrainResult]] = {}
-            for arm, encoder in encoders.items():
-                with self._stage(f"{name}: train {arm}"):
-                    runs[arm] = [
-                        self._train(store, arm, encoder, folder / arm, seed, pool) for seed in experiment.train_seeds
+            for arm in arms.values():
+                with self._stage(f"{name}: train {arm.name}"):
+                    runs[arm.name] = [
+                        self._train(store, arm, encoders[arm.name], folder / arm.name, seed, pool)
+                        for seed in experiment.train_seeds
                     ]
-            for arm, encoder in encoders.items():
-                with self._stage(f"{name}: rollouts {arm}"):
-                    outcomes = [
-                        self._evaluate(name, arm, task, pool, seed, result)
-                        for seed, result in zip(experiment.train_seeds, runs[arm], strict=True)
-                    ]
-                with self._stage(f"{name}: measure {arm}"):
-                    cost = self._measure(runs[arm][0])
-                run_records = [
-                    RunRecord(seed, result.train_s, rollouts, _curve(result))
-                    for seed, result, rollouts in zip(experiment.train_seeds, runs[arm], outcomes, strict=True)
-                ]
-                records.append(_arm_record(arm, encoder, cost, speeds[arm], run_records))
-                clip = self._video(runs[arm][0], store.spec.action.rate_hz)
+            for arm in arms.values():
+                trained = dict(zip(experiment.train_seeds, runs[arm.name], strict=True))
+                with self._stage(f"{name}: rollouts {arm.name}"):
+                    outcomes = {s: self._evaluate(name, arm.name, task, pool, s, r) for s, r in trained.items()}
+                with self._stage(f"{name}: measure {arm.name}"):
+                    cost = self._measure(runs[arm.name][0])
+                run_records = [RunRecord(s, r.train_s, outcomes[s], _curve(r)) for s, r in trained.items()]
+                records.append(_arm_record(arm, encoders[arm.name], cost, speeds[arm.name], run_records))
+                clip = self._video(runs[arm.name][0], store.spec.action.rate_hz / arm.policy["execute"])
                 if clip:
-                    videos[arm] = clip
+                    videos[arm.name] = clip
         return records, videos
 
-    def _encode(self, task: str, store: EpisodeStore, encoder: Encoder, folder: Path) -> float | None:
+    def _encode(self, task: str, store: EpisodeStore, encoder: Encoder, arm: Arm, folder: Path) -> float | None:
         """Fill the cache; the speed is that of the last time anything was computed."""
         with self._stage(f"{task}: encode {folder.name}"):
-            cache, recipe = FeatureCache(self.out / "cache"), self.experiment.recipe_of(0)
+            cache, recipe = FeatureCache(self.out / "cache"), arm.recipe_of(0)
             result = encode_for_training(
                 store, encoder, cache, self.experiment.cameras, recipe.views, recipe.validation_fraction
             )
@@ -126,16 +123,16 @@ class Comparison:
         return last["frames"] / last["seconds"]
 
     def _train(
-        self, store: EpisodeStore, arm: str, encoder: Encoder, folder: Path, seed: int, pool: RolloutPool
+        self, store: EpisodeStore, arm: Arm, encoder: Encoder, folder: Path, seed: int, pool: RolloutPool
     ) -> TrainResult:
         job = Job(
             store=store,
             encoder=encoder,
-            encoder_config=self.experiment.encoder_configs()[arm],
+            encoder_config=arm.encoder,
             cache=FeatureCache(self.out / "cache"),
-            policy=self.experiment.policy_config(),
+            policy=arm.policy,
             cameras=self.experiment.cameras,
-            recipe=self.experiment.recipe_of(seed),
+            recipe=arm.recipe_of(seed),
         )
         out = folder / f"seed{seed}-{fingerprint(job.identity())[:10]}"
         return train(job, out, Group(0, 1, self._torch_device()), pool)
@@ -150,11 +147,12 @@ class Comparison:
 
     def _measure(self, result: TrainResult) -> InferenceCost:
         path = _run_folder(result) / f"inference-{self._torch_device().type}.json"
-        if not path.exists():
+        known = read_json(path) if path.exists() else {}
+        if set(known) != {field.name for field in fields(InferenceCost)}:  # not yet, or by an earlier version
             write_json(path, asdict(measure_inference(result.checkpoint, self.device)))
         return InferenceCost(**read_json(path))
 
-    def _video(self, result: TrainResult, rate_hz: float) -> Path | None:
+    def _video(self, result: TrainResult, fps: float) -> Path | None:
         """Successes beside failures in real time: clips hold one frame per decision."""
         successes, failures = load_clips(_rollout_folder(result))
         path = _rollout_folder(result) / "clips.mp4"
@@ -162,7 +160,7 @@ class Comparison:
         if newest is None:
             return None
         if not path.exists() or path.stat().st_mtime < newest:
-            side_by_side(successes, failures, path, fps=rate_hz / self.experiment.policy_config()["execute"])
+            side_by_side(successes, failures, path, fps=fps)
         return path
 
     def _torch_device(self) -> Any:
@@ -185,16 +183,19 @@ class Comparison:
 
 
 def _arm_record(
-    arm: str, encoder: Encoder, cost: InferenceCost, frames_s: float | None, runs: list[RunRecord]
+    arm: Arm, encoder: Encoder, cost: InferenceCost, frames_s: float | None, runs: list[RunRecord]
 ) -> ArmRecord:
     return ArmRecord(
-        name=arm,
+        name=arm.name,
         encoder=encoder.name,
         sizes=encoder.sizes,
         weights_sha256=encoder.weights_sha256() if encoder.sizes else None,
         gmac_image=cost.gmac_image,
         gmac_decision=cost.gmac_decision,
         params=cost.params,
+        policy=arm.policy["name"],
+        policy_params=cost.policy_params,
+        policy_ms=cost.policy_ms,
         latency_p50_ms=cost.latency_p50_ms,
         latency_p95_ms=cost.latency_p95_ms,
         peak_mb=cost.peak_mb,

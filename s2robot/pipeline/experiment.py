@@ -13,13 +13,35 @@ from s2robot.pipeline.evaluate import parse_seeds
 from s2robot.pipeline.recipe import Recipe, recipe_from
 
 TEST_SEEDS = range(20_000, 30_000)
+POLICY_KEYS = ("policy", "policy_overrides", "recipe")  # of an arm; the others are its encoder's
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is trained and judged: a policy on an encoder, both as configurations, and how it is optimised."""
+
+    name: str
+    encoder: Mapping[str, Any]
+    policy: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+
+    def recipe_of(self, train_seed: int) -> Recipe:
+        """How one run is trained. Raises S2RobotError for an unknown key or a value of another type."""
+        return recipe_from(self.policy, {**self.recipe, "seed": train_seed})
+
+    def setup(self) -> dict[str, Any]:
+        """Policy and recipe, for the report."""
+        settings = {k: v for k, v in self.recipe_of(0).settings().items() if k != "seed"}
+        return {"policy": {k: v for k, v in self.policy.items() if k != "recipe"}, "recipe": settings}
 
 
 @dataclass(frozen=True)
 class Experiment:
     """What is compared: tasks x arms x training seeds, on one range of test seeds.
 
-    An arm is an encoder's name, or `{name: {encoder: s2, path: ...}}` (`named_encoders`).
+    An arm is an encoder's name, or `{name: {encoder: s2, path: ...}}` (`named_encoders`). It is given the experiment's
+    policy, or its own: `{name: {encoder: s2, policy: flow, policy_overrides: {...}, recipe: {...}}}`, where `recipe`
+    goes before the experiment's.
     """
 
     tasks: tuple[str, ...]
@@ -43,9 +65,8 @@ class Experiment:
             raise S2RobotError("an experiment needs at least one task, one arm, one camera and one training seed")
         for name in self.tasks:  # what is mistyped is said now, not after an hour
             self.task_config(name)
-        self.encoder_configs()
-        self.policy_config()
-        self.recipe_of(self.train_seeds[0])
+        for arm in self.each_arm():
+            arm.recipe_of(self.train_seeds[0])
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Experiment:
@@ -61,21 +82,31 @@ class Experiment:
         """The task as it is demonstrated and evaluated here."""
         return choice("task", name, {"frame_px": self.frame_px}) | {"cameras": list(self.cameras)}
 
-    def encoder_configs(self) -> dict[str, dict[str, Any]]:
-        """Arm -> its encoder's configuration."""
-        return named_encoders(self.arms)
+    def each_arm(self) -> list[Arm]:
+        """The arms, in order. Raises S2RobotError for what is unknown or given twice."""
+        own = {name: content for entry in self.arms if isinstance(entry, Mapping) for name, content in entry.items()}
+        encoders = named_encoders(_without_policy(entry) for entry in self.arms)
+        return [self._arm(name, config, own.get(name, {})) for name, config in encoders.items()]
 
-    def policy_config(self) -> dict[str, Any]:
-        """The policy with its overrides."""
-        return choice("policy", self.policy, self.policy_overrides)
-
-    def recipe_of(self, train_seed: int) -> Recipe:
-        """How one run is trained."""
-        return recipe_from(self.policy_config(), {**self.recipe, "seed": train_seed})
+    def _arm(self, name: str, encoder: Mapping[str, Any], own: Mapping[str, Any]) -> Arm:
+        shared = "policy" not in own
+        overrides = own.get("policy_overrides", self.policy_overrides if shared else {})
+        policy = choice("policy", self.policy if shared else own["policy"], overrides)
+        return Arm(name, encoder, policy, {**self.recipe, **own.get("recipe", {})})
 
     def setup(self) -> dict[str, Any]:
-        """What all arms share, for the report."""
-        settings = {k: v for k, v in self.recipe_of(0).settings().items() if k != "seed"}
+        """What arms share, and under `own` what some have instead, for the report."""
         shared = {"demonstrations": self.demonstrations, "frame_px": self.frame_px, "cameras": list(self.cameras)}
-        policy = {k: v for k, v in self.policy_config().items() if k != "recipe"}
-        return {**shared, "policy": policy, "recipe": settings}
+        common = self._arm("", {}, {}).setup()
+        own = {arm.name: arm.setup() for arm in self.each_arm() if arm.setup() != common}
+        return {**shared, **common, "own": own}
+
+
+def _without_policy(entry: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
+    """An arm's entry as `named_encoders` takes it."""
+    if isinstance(entry, str):
+        return entry
+    return {
+        name: {k: v for k, v in content.items() if k not in POLICY_KEYS} if isinstance(content, Mapping) else content
+        for name, content in entry.items()
+    }

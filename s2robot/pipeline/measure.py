@@ -10,16 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from s2robot.policies.agent import Agent
+from s2robot.policies.batch import Inputs
 from s2robot.types import DatasetSpec, Observation
 
-WARM_UP, CALLS = 5, 60
+WARM_UP, CALLS, POLICY_CALLS = 5, 60, 20
+POLICY_ROWS = (1, 50)
 
 
 @dataclass(frozen=True)
 class InferenceCost:
     """Of one decision at batch 1: frames in, action chunk out. `peak_mb` is the process's peak resident memory on the
-    CPU (libraries and weights included), the peak of allocated device memory on a GPU.
+    CPU (libraries and weights included), the peak of allocated device memory on a GPU. `policy_ms` is the median of the
+    policy alone, tokens in and chunk out, by batch size.
     """
 
     latency_p50_ms: float
@@ -28,6 +33,8 @@ class InferenceCost:
     gmac_image: float
     gmac_decision: float
     params: int
+    policy_params: int
+    policy_ms: dict[str, float]
 
 
 def measure_inference(checkpoint: Path, device: str = "auto") -> InferenceCost:
@@ -51,19 +58,35 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
         times_ms.append(1e3 * (time.perf_counter() - start_s))
     p50, p95 = np.percentile(times_ms[WARM_UP:], [50, 95])
     image = agent.encoder.cost().gmac if agent.cameras else 0.0
-    memory = agent.new_memory()
-    memory.push(agent.encode(observations[:1])[0])
-    inputs = agent.inputs([memory])
-    noise = torch.zeros(1, agent.policy.chunk, len(agent.unnormalise.offset), device=agent.device)
-    head = count_gmac(agent.policy.sample, inputs, noise)
+    head = count_gmac(agent.policy.sample, *_decisions(agent, observations[0], 1))
+    policy_params = sum(p.numel() for p in agent.policy.parameters())
     return InferenceCost(
         latency_p50_ms=float(p50),
         latency_p95_ms=float(p95),
         peak_mb=peak_memory_mb(agent.device),
         gmac_image=image,
         gmac_decision=image * len(agent.cameras) + head,
-        params=agent.encoder.cost().params + sum(p.numel() for p in agent.policy.parameters()),
+        params=agent.encoder.cost().params + policy_params,
+        policy_params=policy_params,
+        policy_ms={str(rows): _policy_ms(agent, _decisions(agent, observations[0], rows)) for rows in POLICY_ROWS},
     )
+
+
+def _decisions(agent: Agent, observation: Observation, rows: int) -> tuple[Inputs, Tensor]:
+    """Inputs and noise of as many equal decisions."""
+    memory = agent.new_memory()
+    memory.push(agent.encode([observation])[0])
+    noise = torch.zeros(rows, agent.policy.chunk, len(agent.unnormalise.offset), device=agent.device)
+    return agent.inputs([memory] * rows), noise
+
+
+def _policy_ms(agent: Agent, decisions: tuple[Inputs, Tensor]) -> float:
+    times_ms = []
+    for _ in range(WARM_UP + POLICY_CALLS):
+        start_s = time.perf_counter()
+        agent.policy.sample(*decisions).cpu()
+        times_ms.append(1e3 * (time.perf_counter() - start_s))
+    return float(np.median(times_ms[WARM_UP:]))
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -14,9 +14,10 @@ from s2robot.pipeline import compare as compare_module
 from s2robot.pipeline.compare import Comparison
 from s2robot.pipeline.experiment import Experiment
 
+BY_FLOW = {"by_flow": {"encoder": "blind", "policy": "flow", "recipe": {"epochs": 1}}}
 SMALL = Experiment(
     tasks=("lift",),
-    arms=({"other": {"encoder": "base", "weights": "random"}}, "blind"),
+    arms=({"other": {"encoder": "base", "weights": "random"}}, "blind", BY_FLOW),
     policy="bc_mlp",
     demonstrations=3,
     frame_px=112,
@@ -70,7 +71,13 @@ def check_report(out: Path, report: dict[str, Any]) -> None:
         assert {*keys, "peak_mb", "runs", "success"} <= arm.keys()
         assert arm["success"]["n"] == 2
         assert {"train_seed", "train_s", "success"} <= arm["runs"][0].keys()
-    assert [pair["a"] + " " + pair["b"] for pair in task["pairs"]] == ["other blind"]
+    assert [arm["policy"] for arm in task["arms"]] == ["bc_mlp", "bc_mlp", "flow"]
+    assert [pair["a"] + " " + pair["b"] for pair in task["pairs"]] == ["other blind", "other by_flow", "blind by_flow"]
+    own = report["setup"]["own"]
+    assert list(own) == ["by_flow"]
+    assert (own["by_flow"]["policy"]["name"], own["by_flow"]["recipe"]["epochs"]) == ("flow", 1)
+    assert report["setup"]["recipe"]["epochs"] == 2
+    assert len(json.loads((out / "table.json").read_text())) == 3
     assert report["setup"]["demonstrations"] == 3
     assert {"lift: collect", "lift: encode other", "lift: train other", "lift: rollouts blind"} <= report[
         "stages_s"
@@ -96,6 +103,8 @@ def test_every_shipped_experiment_can_be_built(name: str) -> None:
         ({"recipe": {"epochs": "ten"}}, r"recipe: Value 'ten' .* could not be converted"),
         ({"arms": ()}, "at least one task, one arm"),
         ({"arms": ("base", "lrge")}, "unknown encoder 'lrge'"),
+        ({"arms": ({"a": {"encoder": "base", "policy": "flw"}},)}, "unknown policy 'flw'.*did you mean 'flow'"),
+        ({"arms": ({"a": {"encoder": "base", "recipe": {"epoch": 1}}},)}, r"recipe: Key 'epoch'"),
     ],
 )
 def test_what_is_mistyped_is_said_before_anything_runs(change: dict[str, Any], message: str) -> None:
@@ -113,5 +122,6 @@ def test_a_key_that_an_experiment_does_not_have_is_refused() -> None:
 def test_nested_overrides_keep_their_neighbours() -> None:
     from dataclasses import replace
 
-    policy = replace(SMALL, policy_overrides={"observation": {"token_dropout": 0.5}}).policy_config()
-    assert policy["observation"] == choice("policy", "bc_mlp")["observation"] | {"token_dropout": 0.5}
+    arms = replace(SMALL, policy_overrides={"observation": {"token_dropout": 0.5}}).each_arm()
+    assert arms[0].policy["observation"] == choice("policy", "bc_mlp")["observation"] | {"token_dropout": 0.5}
+    assert arms[2].policy == choice("policy", "flow")  # an arm's own policy has its own overrides

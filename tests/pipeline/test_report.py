@@ -46,7 +46,8 @@ def arm(name: str, successes: list[list[int]], curve: bool = True) -> ArmRecord:
     blind = GMAC[name] == 0
     return ArmRecord(
         name, "none" if blind else "vit_tiny", () if blind else (112, 224), None if blind else "ab" * 32,
-        GMAC[name], 2 * GMAC[name], 5_700_000, 9.7, 12.1, None if blind else 221.5, None if blind else 131.0, runs,
+        GMAC[name], 2 * GMAC[name], 5_700_000, "bc_mlp", 480_000, {"1": 0.8, "50": 4.0}, 9.7, 12.1,
+        None if blind else 221.5, None if blind else 131.0, runs,
     )  # fmt: skip
 
 
@@ -223,9 +224,25 @@ def test_the_report_says_what_the_arms_share_and_whether_training_was_told_posit
     assert "1 shifted view;" in plain
     assert "Privileged" not in plain
     told = SETUP | {"policy": SETUP["policy"] | {"aux_weight": 0.5}}
-    assert "Privileged: in training, the policies also predicted" in "\n".join(
-        notes(report(arm("s2", [[1]]), setup=told))
-    )
+    assert "Privileged: in training, policies also predicted" in "\n".join(notes(report(arm("s2", [[1]]), setup=told)))
+
+
+def test_the_report_says_which_arms_have_a_policy_of_their_own():
+    flow = {"policy": SETUP["policy"] | {"name": "flow", "chunk": 16}, "recipe": SETUP["recipe"] | {"epochs": 7}}
+    told = "\n".join(notes(report(arm("s2", [[1]]), setup=SETUP | {"own": {"s2": flow}})))
+    assert "from agentview. s2: flow (4 of 16 predicted actions executed), 7 epochs of batches" in told
+    assert "; others: bc_mlp (4 of 8 predicted actions executed), 40 epochs" in told
+
+
+def test_every_trained_policy_has_a_row_of_its_own(tmp_path):
+    write_report(report(arm("s2", [[1, 1, 0, 1], [1, 0, 0, 0]])), tmp_path)
+    rows = json.loads((tmp_path / "table.json").read_text())
+    assert [(row["train_seed"], row["success"]["k"], row["success"]["n"]) for row in rows] == [(0, 3, 4), (1, 1, 4)]
+    assert rows[0]["success"]["wilson95"] == pytest.approx([0.30064, 0.954413], abs=1e-5)
+    assert rows[1] | {"success": 0} == {
+        "policy": "bc_mlp", "task": "lift", "arm": "s2", "train_seed": 1, "success": 0, "train_min": 31 / 60,
+        "infer_ms": 0.8, "infer_50_ms": 4.0, "params": 480_000,
+    } | {"train_min": pytest.approx(31 / 60, rel=1e-5)}  # fmt: skip
 
 
 def test_tables_name_every_arm_and_dash_what_an_arm_lacks():

@@ -55,7 +55,8 @@ class ArmRecord:
     """All that was measured of one arm. Cost is per image or per decision (all cameras), latency at batch 1.
 
     `params` and `gmac_decision` include the policy. `encode_frames_s` and `weights_sha256` are None for an arm without
-    an encoder, `sizes` is empty. `peak_mb` is None where it was not measured.
+    an encoder, `sizes` is empty. `peak_mb` is None where it was not measured. `policy_ms` is the latency of the policy
+    alone by batch size.
     """
 
     name: str
@@ -65,6 +66,9 @@ class ArmRecord:
     gmac_image: float
     gmac_decision: float
     params: int
+    policy: str
+    policy_params: int
+    policy_ms: Mapping[str, float]
     latency_p50_ms: float
     latency_p95_ms: float
     peak_mb: float | None
@@ -109,6 +113,26 @@ def build_report(
     }
 
 
+def run_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per trained policy: the report without its comparisons, for spreadsheets and scripts."""
+    return [
+        {
+            "policy": arm["policy"],
+            "task": task,
+            "arm": arm["name"],
+            "train_seed": run["train_seed"],
+            "success": {**run["success"], "wilson95": _interval(**run["success"])},
+            "train_min": _finite(None if run["train_s"] is None else run["train_s"] / 60),
+            "infer_ms": arm["policy_ms"]["1"],
+            "infer_50_ms": arm["policy_ms"]["50"],
+            "params": arm["policy_params"],
+        }
+        for task, content in report["tasks"].items()
+        for arm in content["arms"]
+        for run in arm["runs"]
+    ]
+
+
 def matched(arm: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two arms of a report cost the same compute per image within the tolerance of 5 %."""
     low, high = sorted((arm["gmac_image"], other["gmac_image"]))
@@ -147,7 +171,6 @@ def _checked_outcomes(task: str, arms: Sequence[ArmRecord]) -> list[Outcome]:
 def _arm(arm: ArmRecord, lined_up: TaskOutcomes) -> dict[str, Any]:
     success = lined_up.success[arm.name]
     k, n = (sum(int(f(run)) for run in success.values()) for f in (np.sum, np.size))
-    interval = wilson(k, n)
     return {
         "name": arm.name,
         "encoder": arm.encoder,
@@ -156,6 +179,9 @@ def _arm(arm: ArmRecord, lined_up: TaskOutcomes) -> dict[str, Any]:
         "gmac_image": _finite(arm.gmac_image),
         "gmac_decision": _finite(arm.gmac_decision),
         "params": arm.params,
+        "policy": arm.policy,
+        "policy_params": arm.policy_params,
+        "policy_ms": {rows: _finite(ms) for rows, ms in arm.policy_ms.items()},
         "latency_ms": {"p50": _finite(arm.latency_p50_ms), "p95": _finite(arm.latency_p95_ms)},
         "peak_mb": _finite(arm.peak_mb),
         "encode_frames_s": _finite(arm.encode_frames_s),
@@ -164,9 +190,14 @@ def _arm(arm: ArmRecord, lined_up: TaskOutcomes) -> dict[str, Any]:
             "k": k,
             "n": n,
             "rate": _finite(k / n),
-            "wilson95": [_finite(interval.low), _finite(interval.high)],
+            "wilson95": _interval(k, n),
         },
     }
+
+
+def _interval(k: int, n: int) -> list[float | None]:
+    interval = wilson(k, n)
+    return [_finite(interval.low), _finite(interval.high)]
 
 
 def _run(run: RunRecord, success: np.ndarray) -> dict[str, Any]:

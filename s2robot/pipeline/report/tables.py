@@ -44,7 +44,7 @@ def arm_table(task: Mapping[str, Any]) -> Table:
     """Cost and success of each arm of a task."""
     header = (
         "arm", "success", "rate %", "95 % interval", "sizes px", "GMAC/image", "/decision", "params M", "p50 ms",
-        "p95 ms", "peak MB", "frames/s", "train s",
+        "p95 ms", "policy ms", "peak MB", "frames/s", "train s",
     )  # fmt: skip
     return Table(header, tuple(_arm_cells(arm) for arm in task["arms"]))
 
@@ -90,23 +90,31 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         "libraries included. frames/s: of encoding. Equal MACs are not equal milliseconds.",
         _setup_note(report["setup"]),
     ]
-    if report["setup"]["policy"].get("aux_weight"):
+    contents = [report["setup"], *report["setup"].get("own", {}).values()]
+    told = sorted({content["policy"]["aux_weight"] for content in contents if content["policy"].get("aux_weight")})
+    if told:
         lines.append(
-            "Privileged: in training, the policies also predicted the named object's position (aux_weight="
-            f"{report['setup']['policy']['aux_weight']}), which only a simulator knows."
+            "Privileged: in training, policies also predicted the named object's position (aux_weight="
+            f"{', '.join(map(str, told))}), which only a simulator knows."
         )
     return lines
 
 
 def _setup_note(setup: Mapping[str, Any]) -> str:
-    policy, recipe = setup["policy"], setup["recipe"]
+    cameras, own = ", ".join(setup["cameras"]), setup.get("own", {})
+    shared = f"All arms: {setup['demonstrations']} demonstrations at {setup['frame_px']} px from {cameras}"
+    if not own:
+        return f"{shared}, {_policy_note(setup)}; report.json has every setting."
+    parts = [f"{name}: {_policy_note(content)}" for name, content in own.items()]
+    return f"{shared}. {'; '.join([*parts, 'others: ' + _policy_note(setup)])}; report.json has every setting."
+
+
+def _policy_note(content: Mapping[str, Any]) -> str:
+    policy, recipe = content["policy"], content["recipe"]
     views = f"{recipe['views']} shifted view{'s' * (recipe['views'] > 1)}" if recipe["views"] else "plain frames"
-    cameras, kind = ", ".join(setup["cameras"]), policy["name"]
     return (
-        f"All arms: {setup['demonstrations']} demonstrations at {setup['frame_px']} px from {cameras}, {kind} "
-        f"({policy['execute']} of {policy['chunk']} predicted actions executed), "
-        f"{recipe['epochs']} epochs of batches of {recipe['batch_size']} at learning rate {recipe['lr']:g}, {views}; "
-        "report.json has every setting."
+        f"{policy['name']} ({policy['execute']} of {policy['chunk']} predicted actions executed), {recipe['epochs']} "
+        f"epochs of batches of {recipe['batch_size']} at learning rate {recipe['lr']:g}, {views}"
     )
 
 
@@ -174,6 +182,7 @@ def _arm_cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
         _number(arm["params"] / 1e6, ".2f"),
         _number(latency["p50"], ".1f"),
         _number(latency["p95"], ".1f"),
+        _number(arm["policy_ms"]["1"], ".1f"),
         _number(arm["peak_mb"], ".0f"),
         _number(arm["encode_frames_s"], ".0f"),
         _number(sum(train_s) / len(train_s) if train_s else None, ".0f"),

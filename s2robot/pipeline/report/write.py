@@ -1,4 +1,4 @@
-"""A report as files: report.json, report.md, report.html, plots and clips in one folder."""
+"""A report as files: report.json, table.json, report.md, report.html, plots and clips in one folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.pipeline.report import plots
 from s2robot.pipeline.report.html import Clip, Plot, render_html
+from s2robot.pipeline.report.records import run_rows
 from s2robot.pipeline.report.tables import to_document
 from s2robot.pipeline.report.videos import MAX_BYTES
 from s2robot.storage import write_atomic, write_json
@@ -41,6 +42,7 @@ def write_report(report: Mapping[str, Any], folder: Path, videos: Videos | None 
     }
     write_atomic(folder / "report.md", to_document(report, shown).encode())
     write_atomic(folder / "report.html", render_html(report, drawn, page).encode())
+    write_json(folder / "table.json", run_rows(report))
     write_json(folder / "report.json", report)
     return folder / "report.html"
 
