@@ -35,24 +35,27 @@ def file_of(command: str, verb: str = "") -> str | None:
 def choice(group: str, name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The plain mapping of `<group>/<name>.yaml` with `overrides` merged into it.
 
+    A mapping in `overrides` that names a `_target_` takes the place of what was there: another part has other keys.
     Raises S2RobotError naming the choices, or a key to override that it does not have.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     if name not in names(group):
         raise unknown_name(group, name, names(group))
     text = resources.files(__name__).joinpath(group, f"{name}.yaml").read_text()
     with _ranges_are_text():
-        config = OmegaConf.create(text)
-        OmegaConf.set_struct(config, True)
-        try:
-            plain = OmegaConf.to_container(OmegaConf.merge(config, dict(overrides or {})))
-        except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0]
-            raise S2RobotError(f"{group} {name}: {reason}; its keys are {', '.join(map(str, config))}") from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+        plain: Any = OmegaConf.to_container(OmegaConf.create(text))
+    return _merged(plain, overrides or {}, f"key of {group} {name}")
+
+
+def _merged(plain: Mapping[str, Any], overrides: Mapping[str, Any], what: str, prefix: str = "") -> dict[str, Any]:
+    merged = dict(plain)
+    for key, value in overrides.items():
+        if key not in plain:
+            raise unknown_name(what, f"{prefix}{key}", [f"{prefix}{known}" for known in plain])
+        both = isinstance(value, Mapping) and isinstance(plain[key], Mapping) and "_target_" not in value
+        merged[key] = _merged(plain[key], value, what, f"{prefix}{key}.") if both else value
+    return merged
 
 
 def compose(name: str, overrides: Sequence[str] = (), complete: bool = True) -> DictConfig:

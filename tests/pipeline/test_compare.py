@@ -98,7 +98,7 @@ def test_every_shipped_experiment_can_be_built(name: str) -> None:
     [
         ({"tasks": ("lift", "pick_cub")}, "did you mean 'pick_cube'"),
         ({"policy": "bcc"}, "unknown policy 'bcc'"),
-        ({"policy_overrides": {"hiden": 3}}, r"policy bc_mlp: Key 'hiden' .*; its keys are name"),
+        ({"policy_overrides": {"hiden": 3}}, "unknown key of policy bc_mlp 'hiden'; known: _target_, actions, "),
         ({"recipe": {"epoch": 3}}, r"recipe: Key 'epoch' .*; its keys are epochs"),
         ({"recipe": {"epochs": "ten"}}, r"recipe: Value 'ten' .* could not be converted"),
         ({"arms": ()}, "at least one task, one arm"),
@@ -124,4 +124,7 @@ def test_nested_overrides_keep_their_neighbours() -> None:
 
     arms = replace(SMALL, policy_overrides={"observation": {"token_dropout": 0.5}}).each_arm()
     assert arms[0].policy["observation"] == choice("policy", "bc_mlp")["observation"] | {"token_dropout": 0.5}
+    mean = {"_target_": "s2robot.policies.pools.MeanPool", "dim": 64}
+    arms = replace(SMALL, policy_overrides={"observation": {"pool": mean}}).each_arm()
+    assert arms[0].policy["observation"]["pool"] == mean  # another part, so nothing of the old one
     assert arms[2].policy == choice("policy", "flow")  # an arm's own policy has its own overrides
