@@ -143,7 +143,7 @@ class Comparison:
         digest = policy_sha256(verify_checkpoint(result.checkpoint))
         what = Evaluation(task, arm, seed, digest, task_config)
         agent = load_policy(result.checkpoint, self.device, rows=ROWS)
-        return evaluate(what, agent, pool, parse_seeds(self.experiment.test_seeds), _rollout_folder(result))
+        return evaluate(what, agent, pool, parse_seeds(self.experiment.seeds), _rollout_folder(result))
 
     def _measure(self, result: TrainResult) -> InferenceCost:
         path = _run_folder(result) / f"inference-{self._torch_device().type}.json"

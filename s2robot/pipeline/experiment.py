@@ -10,9 +10,8 @@ from s2robot.configs import choice
 from s2robot.encoders.load import named_encoders
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.pipeline.evaluate import parse_seeds
-from s2robot.pipeline.recipe import Recipe, recipe_from
+from s2robot.pipeline.recipe import TEST_SEEDS, VALIDATION_SEEDS, Recipe, recipe_from
 
-TEST_SEEDS = range(20_000, 30_000)
 POLICY_KEYS = ("policy", "policy_overrides", "recipe")  # of an arm; the others are its encoder's
 
 
@@ -37,7 +36,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compared: tasks x arms x training seeds, on one range of test seeds.
+    """What is compared: tasks x arms x training seeds, on one range of test seeds, or of validation seeds to choose by.
 
     An arm is an encoder's name, or `{name: {encoder: s2, path: ...}}` (`named_encoders`). It is given the experiment's
     policy, or its own: `{name: {encoder: s2, policy: flow, policy_overrides: {...}, recipe: {...}}}`, where `recipe`
@@ -50,16 +49,17 @@ class Experiment:
     demonstrations: int
     frame_px: int
     cameras: tuple[str, ...]
-    test_seeds: str
+    seeds: str
     train_seeds: tuple[int, ...]
     recipe: Mapping[str, Any]
     policy_overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        seeds = parse_seeds(self.test_seeds)
-        if seeds[0] not in TEST_SEEDS or seeds[-1] not in TEST_SEEDS:
+        seeds = parse_seeds(self.seeds)
+        if not any(seeds[0] in apart and seeds[-1] in apart for apart in (TEST_SEEDS, VALIDATION_SEEDS)):
             raise S2RobotError(
-                f"test_seeds={self.test_seeds} leave those set apart for tests, {TEST_SEEDS.start}:{TEST_SEEDS.stop}"
+                f"seeds={self.seeds} leave those set apart for tests, {TEST_SEEDS.start}:{TEST_SEEDS.stop}, and those "
+                f"for choosing a recipe, {VALIDATION_SEEDS.start}:{VALIDATION_SEEDS.stop}"
             )
         if not (self.tasks and self.arms and self.train_seeds and self.cameras):
             raise S2RobotError("an experiment needs at least one task, one arm, one camera and one training seed")

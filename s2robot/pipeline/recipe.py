@@ -9,7 +9,7 @@ from typing import Any
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.evaluate import parse_seeds
 
-VALIDATION_SEEDS = range(10_000, 20_000)
+VALIDATION_SEEDS, TEST_SEEDS = range(10_000, 20_000), range(20_000, 30_000)
 PRECISIONS = ("float32", "bf16")
 MACHINE = ("save_every_s", "compile", "tensorboard", "features")  # keys that do not change what is trained
 

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from s2robot.cli.main import USER_MISTAKE, main
+from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.encoders import load_encoder
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.checkpoint import save_checkpoint
+from s2robot.pipeline.experiment import Experiment
 from s2robot.types import ActionSpec, CameraSpec, DatasetSpec, Episode, ObservationSpec
 
 
@@ -132,8 +134,10 @@ def unknown_task(tmp: Path) -> list[str]:
 
 
 def test_seeds_in_an_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "experiment.test_seeds=100:150", f"out={tmp_path}"]) == USER_MISTAKE
-    assert "leave those set apart for tests, 20000:30000" in capsys.readouterr().err
+    assert main(["compare", "experiment.seeds=100:150", f"out={tmp_path}"]) == USER_MISTAKE
+    assert "leave those set apart for tests, 20000:30000, and those for choosing" in capsys.readouterr().err
+    assert main(["compare", "experiment.seeds=10050:20050", f"out={tmp_path}"]) == USER_MISTAKE
+    assert Experiment.from_config(choice("experiment", "demo", {"seeds": "10000:10050"})).seeds == "10000:10050"
 
 
 TABLE = {

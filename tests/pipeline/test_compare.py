@@ -22,7 +22,7 @@ SMALL = Experiment(
     demonstrations=3,
     frame_px=112,
     cameras=("agentview",),
-    test_seeds="20000:20002",
+    seeds="20000:20002",
     train_seeds=(0,),
     recipe={"epochs": 2, "batch_size": 32, "views": 1},
 )

@@ -16,7 +16,7 @@ from s2robot.errors import DamagedError, MismatchError, S2RobotError
 from s2robot.pipeline.report.outcomes import Outcome, aggregate, read_outcomes, write_outcomes
 from s2robot.pipeline.report.plots import DARK, LIGHT, _apart, _clusters, learning_curves, success_against_gmac
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
-from s2robot.pipeline.report.tables import arm_table, notes, print_report, to_markdown, to_text
+from s2robot.pipeline.report.tables import arm_table, notes, print_report, task_heading, to_markdown, to_text
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
 
@@ -156,7 +156,9 @@ def test_counts_and_differences_are_those_of_the_outcomes():
     assert (pair["a"], pair["b"], pair["n"], pair["a_only"], pair["b_only"]) == ("s2", "large", 10, 4, 1)
     assert (pair["diff"], pair["mcnemar_p"]) == pytest.approx((0.3, 0.375))
     assert pair["verdict"] == "no claim: one training seed [compute matched: 1.42 against 1.44 GMAC per image]"
-    assert built["test_seeds"] == "20000:20010"
+    assert built["seeds"] == "20000:20010"
+    assert "(test seeds 20000:20010)" in task_heading("lift", built)
+    assert "(validation seeds 20000:20010)" in task_heading("lift", built | {"validation": True})
 
 
 def test_contrasts_of_the_experiment_come_first_and_every_pair_once():

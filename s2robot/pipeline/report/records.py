@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from s2robot.errors import MismatchError, S2RobotError
+from s2robot.pipeline.recipe import VALIDATION_SEEDS
 from s2robot.pipeline.report.outcomes import Outcome, TaskOutcomes, aggregate
 from s2robot.pipeline.statistics import Contrast, contrast, verdict, wilson
 
@@ -149,7 +150,8 @@ def _task(name: str, arms: Sequence[ArmRecord]) -> dict[str, Any]:
     return {
         "arms": list(records.values()),
         "pairs": [_pair(a, b, records, lined_up) for a, b in _contrasts(names)],
-        "test_seeds": _ranges(seeds),
+        "seeds": _ranges(seeds),
+        "validation": any(seed in VALIDATION_SEEDS for seed in seeds),
         "states": len(seeds),
     }
 

@@ -29,7 +29,8 @@ def task_heading(name: str, task: Mapping[str, Any]) -> str:
     runs = {len(arm["runs"]) for arm in task["arms"]}
     count = "-".join(str(n) for n in sorted({min(runs), max(runs)}))
     plural = "" if runs == {1} else "s"
-    return f"{name}: {task['states']} initial states (test seeds {task['test_seeds']}), {count} training seed{plural}"
+    kind = "validation" if task["validation"] else "test"
+    return f"{name}: {task['states']} initial states ({kind} seeds {task['seeds']}), {count} training seed{plural}"
 
 
 def match_sentence(report: Mapping[str, Any]) -> str:
