@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float32, Float64, Int64, UInt8
 
-from s2robot.data.actions import to_delta
+from s2robot.data.actions import POSE_NAMES, to_delta
 from s2robot.envs.renderer import RENDERER_SETTINGS, LeanRenderer
 from s2robot.envs.world import CONTROL_RATE_HZ, LiftWorld, TableWorld
 from s2robot.errors import S2RobotError, unknown_name
@@ -27,12 +27,7 @@ from s2robot.types import ActionSpec, CameraSpec, DatasetSpec, EndReason, Observ
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 
-PROPRIO_NAMES = (
-    *(f"eef_pos_w_{axis}_m" for axis in "xyz"),
-    *(f"eef_rot6d_w_{i}" for i in range(6)),  # first two columns of the rotation matrix: no sign ambiguity
-    "finger_left_m",
-    "finger_right_m",
-)
+PROPRIO_NAMES = (*POSE_NAMES, "finger_left_m", "finger_right_m")
 
 ACTION_SPEC = ActionSpec(
     names=("dx", "dy", "dz", "drx", "dry", "drz", "gripper"),

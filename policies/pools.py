@@ -3,7 +3,7 @@
 Dims: b batch, o observation horizon, n tokens, c channels, g goal, h hidden, k keypoints, q queries, v vector.
 
 All take standardised tokens and the goal, and have `dim`, the length of their vector. A global mean loses where things
-are and a flattened grid has to learn every place anew: docs/policies.md compares them.
+are and a flattened grid has to learn every place anew: `s2robot compare experiment=pools` compares them.
 """
 
 from __future__ import annotations

@@ -113,7 +113,9 @@ def _title(path: str) -> str:
 
 
 def _text(path: str) -> str:
-    return resources.files("s2robot.configs").joinpath(path).read_text()
+    """Of a file of this package; empty for one on the user's own search path."""
+    file = resources.files("s2robot.configs").joinpath(path)
+    return file.read_text() if file.is_file() else ""
 
 
 def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:

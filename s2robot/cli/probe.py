@@ -51,7 +51,7 @@ def run(config: Any, verb: str) -> int | None:
         write_json(out / "correlation.json", [vars(line) for line in correlations])
         print("\nrank correlation with success in rollouts (+1: the better probe wins), over encoders")
         if not correlations:
-            print("none: no task's arms have the names of three of the probed encoders")
+            print("none: no task's arms have the names and the weights of three of the probed encoders")
         for line in correlations:
             interval = "no interval" if line.ci95 is None else f"95 % {line.ci95[0]:+.2f} to {line.ci95[1]:+.2f}"
             print(f"{line.task}: {line.source} {line.probe} ({line.head}): {line.rho:+.2f}, n = {line.n}, {interval}")

@@ -20,6 +20,7 @@ def run(config: Any, verb: str) -> int | None:
     from s2robot.encoders import load_encoder
     from s2robot.encoders.backbone import resolve_device
     from s2robot.encoders.load import encoder_config
+    from s2robot.pipeline.dataset import checked_episodes
     from s2robot.pipeline.distributed import process_group
     from s2robot.pipeline.encode import encode_for_training
     from s2robot.pipeline.recipe import recipe_from
@@ -34,6 +35,7 @@ def run(config: Any, verb: str) -> int | None:
         encoder = load_encoder(config.encoder, device=str(group.device))
         pool: Any = nullcontext()
         if group.first:
+            checked_episodes(store)  # before hours of encoding
             encode_for_training(store, encoder, cache, cameras, recipe.views, recipe.validation_fraction)
             if recipe.rollouts:
                 pool = RolloutPool(simulated_task(store.spec), config.workers)

@@ -9,6 +9,7 @@ Dims: ... any leading dimensions, p proprioception (position, rotation as six nu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,6 +23,10 @@ from s2robot.types import ActionSpec
 
 REPRESENTATIONS = ("delta", "absolute")
 NORMALISATIONS = ("z_score", "min_max")
+POSE_NAMES = (  # with which proprioception has to begin
+    *(f"eef_pos_w_{axis}_m" for axis in "xyz"),
+    *(f"eef_rot6d_w_{i}" for i in range(6)),  # first two columns of the rotation matrix: no sign ambiguity
+)
 ABSOLUTE_NAMES = ("x", "y", "z", "r11", "r21", "r31", "r12", "r22", "r32", "gripper")
 
 
@@ -52,6 +57,15 @@ def absolute_spec(spec: ActionSpec) -> ActionSpec:
         mode="absolute",
         rotation="rot6d",
     )
+
+
+def require_pose(proprio: Sequence[str]) -> None:
+    """Raise S2RobotError unless proprioception of these names begins with the pose that deltas start from."""
+    if tuple(proprio[: len(POSE_NAMES)]) != POSE_NAMES:
+        raise S2RobotError(
+            f"absolute actions need proprioception that begins with {', '.join(POSE_NAMES)}; this store's begins with "
+            f"{', '.join(proprio[: len(POSE_NAMES)])}: predict its actions as they are stored (representation: delta)"
+        )
 
 
 def to_absolute(

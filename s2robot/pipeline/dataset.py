@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from s2robot.data.actions import ActionChoice, to_absolute
+from s2robot.data.actions import ActionChoice, require_pose, to_absolute
 from s2robot.data.checks import check_actions, standing_still
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise
-from s2robot.data.windows import Horizons, Windows, flatten, split_episodes, training_views
+from s2robot.data.windows import FlatEpisodes, Horizons, Windows, flatten, split_episodes, training_views
 from s2robot.encoders.interface import Encoder
 from s2robot.errors import some
 from s2robot.pipeline.tokens import Tokens, load_tokens
@@ -93,10 +93,7 @@ def load_training_data(
     naming `s2robot encode` where features are missing, and where actions or horizons make no sense.
     """
     seen = tuple(cameras) if encoder.sizes else ()
-    flat = flatten(store)
-    check_actions(flat, store.spec.action)
-    if still := standing_still(flat):
-        say(f"warning: one and the same action throughout {some(still)}; a policy learns that too")
+    flat = checked_episodes(store)
     first_held_out = len(split_episodes(store, validation_fraction)[0])
     tokens = {}
     for camera in seen:
@@ -105,6 +102,7 @@ def load_training_data(
     proprio = Normalise.fit(flat.proprio, floor=PROPRIO_FLOOR)
     acted = flat.action
     if actions.representation == "absolute":
+        require_pose(store.spec.observation.proprio)
         acted = to_absolute(flat.action, flat.proprio, store.spec.action)
     action = Normalise.fit(acted, actions.normalise, ACTION_FLOOR)
     labels = flat.labels.get("target_pos_w")
@@ -136,6 +134,17 @@ def load_training_data(
         token_statistics={c: _statistics(found, int(flat.starts[first_held_out])) for c, found in tokens.items()},
         dataset_fingerprint=store.dataset_fingerprint(),
     )
+
+
+def checked_episodes(store: EpisodeStore) -> FlatEpisodes:
+    """All episodes without their frames. Raises S2RobotError for actions that make no sense, says what is doubtful."""
+    flat = flatten(store)
+    check_actions(flat, store.spec.action)
+    if still := standing_still(flat):
+        say(f"warning: one and the same action throughout {some(still)}; a policy learns that too")
+    if failed := [name for name in flat.ids if not store.entry(name).success]:
+        say(f"warning: {len(failed)} of {len(flat.ids)} episodes did not succeed and are imitated too: {some(failed)}")
+    return flat
 
 
 def _keys(

@@ -38,9 +38,10 @@ class Arm:
 class Experiment:
     """What is compared: tasks x arms x training seeds, on one range of test seeds, or of validation seeds to choose by.
 
-    An arm is an encoder's name, or `{name: {encoder: s2, path: ...}}` (`named_encoders`). It is given the experiment's
-    policy, or its own: `{name: {encoder: s2, policy: flow, policy_overrides: {...}, recipe: {...}}}`, where `recipe`
-    goes before the experiment's.
+    An arm is an encoder's name, or `{name: {encoder: s2, path: ...}}` (`named_encoders`). It has the experiment's
+    policy with its `policy_overrides` and `recipe`, or replaces them: `{name: {encoder: s2, policy: flow,
+    policy_overrides: {...}, recipe: {...}}}`. A policy of an arm's own comes with its own recipe, not with the
+    experiment's.
     """
 
     tasks: tuple[str, ...]
@@ -92,7 +93,7 @@ class Experiment:
         shared = "policy" not in own
         overrides = own.get("policy_overrides", self.policy_overrides if shared else {})
         policy = choice("policy", self.policy if shared else own["policy"], overrides)
-        return Arm(name, encoder, policy, {**self.recipe, **own.get("recipe", {})})
+        return Arm(name, encoder, policy, {**(self.recipe if shared else {}), **own.get("recipe", {})})
 
     def setup(self) -> dict[str, Any]:
         """What arms share, and under `own` what some have instead, for the report."""

@@ -41,7 +41,8 @@ class Run:
         require_same_run(self.out, manifest["identity"], self.manifest["identity"])
         self.state.restore(load_tensors(path, "train_state"), manifest["step"])
         self._before_s = float(manifest["train_s"])
-        self._losses = [torch.tensor(loss) for loss in manifest["losses_since_point"]]
+        device = next(self.state.module.parameters()).device
+        self._losses = list(torch.tensor(manifest["losses_since_point"], device=device))
         say(f"resuming {self.out} at step {self.state.step}")
 
     def note(self, record: StepRecord, loss: Tensor) -> None:

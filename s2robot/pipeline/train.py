@@ -63,7 +63,7 @@ class Job:
     def data(self, device: torch.device) -> TrainingData:
         """Features and arrays, ready to be gathered."""
         horizons = Horizons(*(int(self.policy[key]) for key in ("observation_horizon", "chunk", "execute")))
-        recipe, actions = self.recipe, ActionChoice(**self.policy["actions"])
+        recipe, actions = self.recipe, ActionChoice(**self.policy.get("actions", {}))
         return load_training_data(
             self.store, self.encoder, self.cache, self.cameras, recipe.views, horizons, recipe.validation_fraction,
             device, actions, recipe.features,

@@ -9,9 +9,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from s2robot.configs import choice
-from s2robot.data.actions import ActionChoice, absolute_spec, to_absolute, to_delta
+from s2robot.data.actions import ActionChoice, absolute_spec, require_pose, to_absolute, to_delta
 from s2robot.envs import make_task
-from s2robot.envs.task import ACTION_SPEC
+from s2robot.envs.task import ACTION_SPEC, PROPRIO_NAMES
 from s2robot.errors import S2RobotError
 
 
@@ -63,3 +63,12 @@ def test_an_unknown_choice_names_the_known_ones() -> None:
         ActionChoice("absolut")  # type: ignore[arg-type]
     with pytest.raises(S2RobotError, match="unknown normalisation 'minmax'"):
         ActionChoice(normalise="minmax")  # type: ignore[arg-type]
+
+
+def test_deltas_that_start_from_no_known_pose_have_no_absolute_form() -> None:
+    require_pose(PROPRIO_NAMES)
+    for names in (PROPRIO_NAMES[:8], ("joint_0_rad", *PROPRIO_NAMES)):
+        with pytest.raises(
+            S2RobotError, match=r"begins with eef_pos_w_x_m, .*: predict its actions as"
+        ):
+            require_pose(names)

@@ -127,4 +127,5 @@ def test_nested_overrides_keep_their_neighbours() -> None:
     mean = {"_target_": "s2robot.policies.pools.MeanPool", "dim": 64}
     arms = replace(SMALL, policy_overrides={"observation": {"pool": mean}}).each_arm()
     assert arms[0].policy["observation"]["pool"] == mean  # another part, so nothing of the old one
-    assert arms[2].policy == choice("policy", "flow")  # an arm's own policy has its own overrides
+    assert arms[2].policy == choice("policy", "flow")  # an arm's own policy has its own overrides and recipe
+    assert (arms[0].recipe_of(0).batch_size, arms[2].recipe_of(0).batch_size) == (32, 256)

@@ -27,7 +27,7 @@ from s2robot.pipeline.probe.scores import MIN_PIXELS, Tokens, balanced
 from s2robot.pipeline.probe.table import correlate
 
 QUICK = Training(steps=300)
-FRAMES, HELD_OUT = 600, 100
+FRAMES, HELD_OUT, SHA = 600, 100, "ab" * 32
 
 
 def bumps(seed: int = 0, goals: int = 2) -> tuple[Tokens, dict[str, np.ndarray]]:
@@ -213,11 +213,14 @@ def test_reconstruction_of_what_is_linear_and_of_noise():
 
 
 def row(encoder: str, value: float) -> Row:
-    return Row(encoder, "", "pick_cube", "position", "small", value, "mm", (value, value), True, 100, 1)
+    return Row(
+        encoder, f"{SHA[:12]}+other", "pick_cube", "position", "small", value, "mm", (value, value), True, 100, 1
+    )
 
 
 def test_rank_correlation_is_plus_one_where_the_better_probe_wins():
-    arms = [{"name": name, "success": {"rate": rate}} for name, rate in zip("abcd", (0.9, 0.8, 0.5, 0.1), strict=True)]
+    rates = zip("abcd", (0.9, 0.8, 0.5, 0.1), strict=True)
+    arms = [{"name": name, "weights_sha256": SHA, "success": {"rate": rate}} for name, rate in rates]
     report = {"tasks": {"pick_cube": {"arms": arms}, "lift": {"arms": arms}}}
     [found] = correlate([row(name, mm) for name, mm in zip("abcd", (3, 5, 9, 70), strict=True)], report)
     assert (found.task, found.rho, found.n) == ("pick_cube", 1.0, 4)
@@ -225,12 +228,15 @@ def test_rank_correlation_is_plus_one_where_the_better_probe_wins():
     assert found.ci95[0] < 0.9
     [found] = correlate([row(name, mm) for name, mm in zip("abcd", (70, 9, 5, 3), strict=True)], report)
     assert found.rho == -1
+    for arm in arms[:2]:
+        arm["weights_sha256"] = "another"
+    assert correlate([row(name, mm) for name, mm in zip("abcd", (70, 9, 5, 3), strict=True)], report) == []
 
 
 @pytest.mark.parametrize("n", range(4, 11))
 def test_a_perfect_rank_of_few_encoders_is_not_certain(n: int) -> None:
     names = "abcdefghij"[:n]
-    arms = [{"name": name, "success": {"rate": 0.9 - 0.05 * i}} for i, name in enumerate(names)]
+    arms = [{"name": name, "weights_sha256": SHA, "success": {"rate": 0.9 - 0.05 * i}} for i, name in enumerate(names)]
     rows = [row(name, 3.0 + i) for i, name in enumerate(names)]
     [found] = correlate(rows, {"tasks": {"pick_cube": {"arms": arms}}})
     assert found.ci95 is not None

@@ -19,7 +19,7 @@ from s2robot.data.transforms import Normalise
 from s2robot.data.windows import Horizons
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline import run as run_module
-from s2robot.pipeline.dataset import load_training_data
+from s2robot.pipeline.dataset import checked_episodes, load_training_data
 from s2robot.pipeline.encode import encode
 from s2robot.pipeline.recipe import Recipe
 from s2robot.pipeline.train import EpochSampler, Job, train
@@ -215,3 +215,17 @@ def agent_of(store: EpisodeStore, cache: FeatureCache, result: Any, policy: str,
 def observe(store: EpisodeStore, index: int) -> Observation:
     episode = store.read(store.episodes[index])
     return Observation({"agentview": episode.images["agentview"][3]}, episode.proprio[3], episode.goal, 0.0)
+
+
+def test_doubtful_episodes_are_named_before_training(
+    demonstrations: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = EpisodeWriter(tmp_path, demonstrations.spec)
+    episodes = [demonstrations.read(name) for name in demonstrations.episodes[:3]]
+    still = np.tile(episodes[2].action[:1], (len(episodes[2]), 1))
+    ids = [writer.write(episodes[0]), writer.write(replace(episodes[1], success=False, end="horizon"))]
+    ids.append(writer.write(replace(episodes[2], action=still)))
+    checked_episodes(EpisodeStore(tmp_path))
+    told = capsys.readouterr().err
+    assert f"1 of 3 episodes did not succeed and are imitated too: {ids[1]}\n" in told
+    assert f"one and the same action throughout {ids[2]};" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pydoc import locate
 from typing import Any
 
 import pytest
@@ -11,11 +12,14 @@ import torch
 from s2robot.configs import choice, names
 from s2robot.pipeline.fit import Schedule, TrainState, fit
 from s2robot.policies.batch import Batch, Inputs, Shapes
+from s2robot.policies.heads import Regression
 from s2robot.policies.policy import ChunkPolicy, build_policy
 from tests.policy_names import PIXEL_POLICIES, SMALL_POLICIES
 
 SHAPES = Shapes(cameras=(), grid=(0, 0), channels=0, proprio=3, goal=2, action=2)
-REGRESSION = ["bc_mlp", "bc_transformer"]
+REGRESSION = [
+    name for name in SMALL_POLICIES if issubclass(locate(choice("policy", name)["head"]["_target_"]), Regression)
+]
 
 
 def inputs(policy: ChunkPolicy, rows: int, seed: int) -> Inputs:

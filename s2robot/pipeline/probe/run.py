@@ -39,6 +39,7 @@ from s2robot.storage import fingerprint, write_atomic
 VERSION = 4  # raised whenever a probe would give other numbers than before
 ENCODE_ROWS = 20
 RESAMPLES = 2000
+WEIGHTS = 12  # characters of the weights' sha256 in a row
 CONSTANT = "constant"  # the encoder that sees nothing: what labels alone are worth
 
 
@@ -126,7 +127,7 @@ def run_probes(config: ProbeConfig) -> list[Row]:
         for name, configs in variants.items():
             encoders = [None if about is None else load_encoder(about, config.device) for about in configs]
             found = [_scores(config, recipe, probes, encoder, cache, paths, labels) for encoder in encoders]
-            weights = "+".join(encoder.weights_sha256()[:12] for encoder in encoders if encoder is not None)
+            weights = "+".join(encoder.weights_sha256()[:WEIGHTS] for encoder in encoders if encoder is not None)
             for probe, head in found[0]:
                 about, frames = PROBES[probe], np.stack([scores[probe, head] for scores in found])
                 value = float(np.mean([about.reduce(one.sum(0)) for one in frames]))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from s2robot.pipeline.probe.reconstruct import Reconstruction
-from s2robot.pipeline.probe.run import CONSTANT, Row
+from s2robot.pipeline.probe.run import WEIGHTS, Row
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,23 @@ def plot(rows: Sequence[Row]) -> bytes:
 
 
 def correlate(rows: Sequence[Row], report: Mapping[str, Any]) -> list[Correlation]:
-    """Each probe against the success rates of a comparison's report, over the encoders that both have."""
+    """Each probe against the success rates of a comparison's report, over the encoders that both have.
+
+    Arms and encoders of one name but other weights are two, and left out.
+    """
     found = []
     for task, content in report["tasks"].items():
-        success = {arm["name"]: arm["success"]["rate"] for arm in content["arms"]}
+        arms = {arm["name"]: arm for arm in content["arms"]}
+        success = {
+            row.encoder: arms[row.encoder]["success"]["rate"]
+            for row in rows
+            if row.encoder in arms and str(arms[row.encoder]["weights_sha256"])[:WEIGHTS] in row.weights.split("+")
+        }
         for source, probe, head in dict.fromkeys((row.source, row.probe, row.head) for row in rows):
             here = [
                 row
                 for row in rows
-                if (row.source, row.probe, row.head) == (source, probe, head)
-                and row.encoder != CONSTANT
-                and row.encoder in success
+                if (row.source, row.probe, row.head) == (source, probe, head) and row.encoder in success
             ]
             if len(here) < 3 or (source in report["tasks"] and source != task):
                 continue
