@@ -11,21 +11,21 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-MIN_STD = 0.01  # of normalised actions, in training
 LOW_NOISE_STD = 1e-4  # at evaluation, as in robomimic: a mode's mean, not a draw around it
 
 
 class LstmMixture(nn.Module):
     """The LSTM reads the window from its oldest step anew at every decision, so a chunk depends on nothing else.
 
-    A mode is a whole chunk: all its steps come from one component.
+    A mode is a whole chunk: all its steps come from one component. `min_std` bounds the spread of normalised actions
+    from below.
     """
 
     def __init__(
-        self, context: tuple[int, int], action: tuple[int, int], *, hidden: int, layers: int, modes: int
+        self, context: tuple[int, int], action: tuple[int, int], *, hidden: int, layers: int, modes: int, min_std: float
     ) -> None:
         super().__init__()
-        self.shape = (modes, *action)
+        self.shape, self.min_std = (modes, *action), min_std
         self.lstm = nn.LSTM(context[1], hidden, layers, batch_first=True)
         self.weight = nn.Linear(hidden, modes)
         self.mean = nn.Linear(hidden, modes * action[0] * action[1])
@@ -53,4 +53,4 @@ class LstmMixture(nn.Module):
     ) -> tuple[Float[Tensor, "b m"], Float[Tensor, "b m k a"], Float[Tensor, "b m k a"]]:
         last = self.lstm(context)[0][:, -1]
         mean = self.mean(last).unflatten(1, self.shape)
-        return self.weight(last), mean, F.softplus(self.spread(last)).unflatten(1, self.shape) + MIN_STD
+        return self.weight(last), mean, F.softplus(self.spread(last)).unflatten(1, self.shape) + self.min_std

@@ -49,8 +49,11 @@ class Diffusion(nn.Module):
         super().__init__()
         if prediction not in ("epsilon", "sample"):
             raise unknown_name("prediction", prediction, ("epsilon", "sample"))
-        if not 1 <= steps <= train_steps:
-            raise S2RobotError(f"steps={steps} of train_steps={train_steps}; give 1 to {train_steps}")
+        most = (
+            train_steps - 1 if sampler == "dpm++" else train_steps
+        )  # its solver divides by the gap between two levels
+        if not 1 <= steps <= most:
+            raise S2RobotError(f"steps={steps} of train_steps={train_steps} by {sampler}; give 1 to {most}")
         self.net = instantiate(net, context, action)
         self.train_steps, self.steps, self.prediction = train_steps, steps, prediction
         self.noiser, self.sampler = _scheduler("ddpm", train_steps, prediction, clip), sampler
@@ -92,7 +95,8 @@ def _scheduler(name: str, train_steps: int, prediction: str, clip: float) -> Any
     if name not in SAMPLERS:
         raise unknown_name("sampler", name, SAMPLERS)
     kind = diffusers.DDPMScheduler if name == "ddpm" else diffusers.DDIMScheduler
-    return kind(clip_sample=True, clip_sample_range=clip, **common)
+    # Levels from the highest down: "leading" would begin below it, as if pure noise still held some of the chunk.
+    return kind(clip_sample=True, clip_sample_range=clip, timestep_spacing="trailing", **common)
 
 
 def _generators(noise: Float[Tensor, "b k a"]) -> list[torch.Generator]:

@@ -143,8 +143,9 @@ class TokenObservation(Observation):
         self.register_buffer("grid", grid_coordinates(rows, columns))
         streams = self.streams()
         self.project = nn.ModuleDict({stream: nn.Linear(self.channels, width) for stream in streams})
-        self.place = nn.Linear(2, width)
-        self.stream_embedding = nn.Parameter(torch.randn(len(streams), width) * 0.02)
+        if streams:  # DDP refuses parameters that nothing uses
+            self.place = nn.Linear(2, width)
+            self.stream_embedding = nn.Parameter(torch.randn(len(streams), width) * 0.02)
         self.step_embedding = nn.Parameter(torch.randn(horizon, width) * 0.02)
         self.project_proprio = nn.Linear(shapes.proprio, width)
         self.project_goal = nn.Linear(shapes.goal, width) if shapes.goal else None

@@ -15,12 +15,13 @@ def run(config: Any, verb: str) -> int | None:
 
     from omegaconf import OmegaConf
 
+    from s2robot.data.checks import check_actions
     from s2robot.data.episodes import EpisodeStore
     from s2robot.data.features import FeatureCache
+    from s2robot.data.windows import flatten
     from s2robot.encoders import load_encoder
     from s2robot.encoders.backbone import resolve_device
     from s2robot.encoders.load import encoder_config
-    from s2robot.pipeline.dataset import checked_episodes
     from s2robot.pipeline.distributed import process_group
     from s2robot.pipeline.encode import encode_for_training
     from s2robot.pipeline.recipe import recipe_from
@@ -35,7 +36,7 @@ def run(config: Any, verb: str) -> int | None:
         encoder = load_encoder(config.encoder, device=str(group.device))
         pool: Any = nullcontext()
         if group.first:
-            checked_episodes(store)  # before hours of encoding
+            check_actions(flatten(store), store.spec.action)  # before hours of encoding
             encode_for_training(store, encoder, cache, cameras, recipe.views, recipe.validation_fraction)
             if recipe.rollouts:
                 pool = RolloutPool(simulated_task(store.spec), config.workers)
@@ -45,10 +46,11 @@ def run(config: Any, verb: str) -> int | None:
             result = train(job, Path(config.out), group, open_pool)
         if not group.first:
             return None
-    last = [point for point in result.curve if "val_loss" in point][-1]
+    points = [point for point in result.curve if "val_loss" in point]
+    waited = sum(point["data_wait"] for point in points) / len(points)
     print(
-        f"trained in {result.train_s:.0f} s, validation loss {last['val_loss']:.4f}, waited for data "
-        f"{last['data_wait']:.1%} of the time; "
+        f"trained in {result.train_s:.0f} s, validation loss {points[-1]['val_loss']:.4f}, waited for data "
+        f"{waited:.1%} of the time; "
         f"checkpoint {result.checkpoint}; next: s2robot evaluate checkpoint={config.out} seeds=10000:10050 out=..."
     )
     return None

@@ -9,6 +9,7 @@ Dims: ... any leading dimensions, p proprioception (position, rotation as six nu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -95,13 +96,18 @@ def to_delta(
 
 def _scales(spec: ActionSpec) -> tuple[float, float]:
     """Metres and radians of one unit of a delta action."""
-    try:
-        scales = [float(unit.split()[0]) for unit in spec.units[:6]]
-    except ValueError:
-        scales = []
-    if (spec.mode, spec.rotation, len(spec.names), len(scales)) != ("delta", "axis_angle", 7, 6):
+    scales = [_number(unit, "m") for unit in spec.units[:3]] + [_number(unit, "rad") for unit in spec.units[3:6]]
+    alike = len(scales) == 6 and len(set(scales[:3])) == len(set(scales[3:])) == 1 and min(scales) > 0
+    if not alike or (spec.mode, spec.rotation, len(spec.names)) != ("delta", "axis_angle", 7):
         raise S2RobotError(
             f"actions ({', '.join(spec.names)}) in ({', '.join(spec.units)}) have no absolute form; needed are three "
-            "deltas of position in '<number> m', three of an axis-angle rotation in '<number> rad' and a gripper"
+            "deltas of position in '<number> m', three of an axis-angle rotation in '<number> rad', the numbers alike, "
+            "and a gripper"
         )
     return scales[0], scales[3]
+
+
+def _number(unit: str, of: str) -> float:
+    """The number in "0.05 m"; 0 for anything else."""
+    found = re.fullmatch(rf"(\d+(?:\.\d+)?(?:e-?\d+)?) {of}", unit)
+    return float(found[1]) if found else 0.0

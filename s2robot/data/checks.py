@@ -29,7 +29,7 @@ def check_actions(flat: FlatEpisodes, spec: ActionSpec) -> None:
         raise S2RobotError(
             f"action {spec.names[element]} of episode {flat.ids[episode]} at step {row - flat.starts[episode]} {what}: "
             f"{flat.action[row, element]:g}, allowed {low[element]:g} to {high[element]:g}"
-            f"{f' ({others} more episodes have such)' if others else ''}; mend the log or give the spec its true limits"
+            f"{f' (so has it in {others} more)' if others else ''}; mend the log or give the spec its true limits"
         )
     if len(standing_still(flat)) == len(flat.ids):
         raise S2RobotError(

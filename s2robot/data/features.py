@@ -13,13 +13,14 @@ survives caching (random shifts: Kostrikov et al., "Image Augmentation Is All Yo
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
@@ -41,6 +42,21 @@ class FeatureKey:
     episode: str
     camera: str
     view: int = 0
+
+
+class TokenRows(NamedTuple):
+    """Tokens of an episode in their file, none of it in memory or held open: there may be thousands."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def row(self, step: int) -> Shaped[np.ndarray, "n c"]:
+        """The tokens of one time step."""
+        size = math.prod(self.shape)
+        found = np.fromfile(self.path, self.dtype, size, offset=self.offset + step * size * self.dtype.itemsize)
+        return found.reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -128,11 +144,10 @@ class FeatureCache:
             )
         return features
 
-    def map(self, key: FeatureKey) -> Shaped[np.ndarray, "t n c"]:
-        """As `read`, checked now, but mapped into memory instead of read: pages come and go as they are used."""
-        features, path = self.read(key), self.path(key)
-        offset = path.stat().st_size - features.tokens.nbytes
-        return np.memmap(path, features.tokens.dtype, "r", offset, features.tokens.shape)
+    def rows(self, key: FeatureKey) -> TokenRows:
+        """As `read`, checked now, but to be read row by row later."""
+        tokens, path = self.read(key).tokens, self.path(key)
+        return TokenRows(path, path.stat().st_size - tokens.nbytes, tokens.shape[1:], tokens.dtype)
 
     def missing(
         self, encoder: str, episodes: Iterable[str], cameras: Collection[str], views: Collection[int] = (0,)

@@ -43,6 +43,4 @@ def load_policy(folder: Path | str, device: str = "auto", rows: int = 1) -> Agen
     assert isinstance(proprio, Normalise)
     assert isinstance(action, Normalise)
     cameras, representation = manifest["shapes"]["cameras"], manifest["policy"]["actions"]["representation"]
-    agent = Agent(encoder, policy.to(encoder.device), proprio, action, cameras, rows, representation)
-    agent.reset()
-    return agent
+    return Agent(encoder, policy.to(encoder.device), proprio, action, cameras, rows, representation)

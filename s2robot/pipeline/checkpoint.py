@@ -47,7 +47,9 @@ def save_checkpoint(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise disk_error(error, final) from error
-    for old in _steps(folder)[:-keep]:
+    steps = _steps(folder)
+    beyond = steps[steps.index(final) + 1 :]  # damaged ones, or the run would go on from there
+    for old in steps[: -keep - len(beyond)] + beyond:
         shutil.rmtree(old)
     return final
 
@@ -86,7 +88,10 @@ def open_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     """
     chosen = chosen_checkpoint(folder)
     if chosen is not None:
-        return chosen, verify_checkpoint(chosen)
+        try:
+            return chosen, verify_checkpoint(chosen)
+        except DamagedError as error:
+            say(f"the chosen checkpoint is damaged, the newest is used instead: {error}")
     if (folder / CHECKPOINTS).is_dir():
         folder = folder / CHECKPOINTS
     if (folder / MANIFEST).exists():

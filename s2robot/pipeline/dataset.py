@@ -21,7 +21,7 @@ from s2robot.data.transforms import Normalise
 from s2robot.data.windows import FlatEpisodes, Horizons, Windows, flatten, split_episodes, training_views
 from s2robot.encoders.interface import Encoder
 from s2robot.errors import some
-from s2robot.pipeline.tokens import Tokens, load_tokens
+from s2robot.pipeline.tokens import Tokens, load_tokens, on_device
 from s2robot.policies.batch import Batch, Inputs, Shapes
 from s2robot.progress import say
 
@@ -49,11 +49,11 @@ class Split:
         steps = self.windows.observation[rows]
         chosen = np.repeat(views[:, None], steps.shape[1], axis=1)
         tokens = {camera: found.gather(chosen, steps) for camera, found in self.tokens.items()}
-        seen = torch.from_numpy(steps)
+        seen = on_device(steps, self.action.device)
         now = seen[:, -1]
         inputs = Inputs(tokens, self.proprio[seen], self.goal[now])
-        action = self.action[torch.from_numpy(self.windows.action[rows])]
-        mask = torch.from_numpy(self.windows.action_mask[rows]).to(action.device)
+        action = self.action[on_device(self.windows.action[rows], self.action.device)]
+        mask = on_device(self.windows.action_mask[rows], self.action.device)
         return Batch(inputs, action, mask, None if self.object_xy is None else self.object_xy[now])
 
     def episodes(self, rows: Int64[np.ndarray, " b"]) -> list[str]:
@@ -72,7 +72,6 @@ class TrainingData:
     action: Normalise
     actions: ActionChoice
     token_statistics: Mapping[str, tuple[Tensor, Tensor]]
-    dataset_fingerprint: str
 
 
 def load_training_data(
@@ -99,12 +98,13 @@ def load_training_data(
     for camera in seen:
         keys = _keys(store, encoder, flat.ids, camera, views, first_held_out)
         tokens[camera] = load_tokens(cache, keys, flat.starts, device, features)
-    proprio = Normalise.fit(flat.proprio, floor=PROPRIO_FLOOR)
+    fitted = slice(int(flat.starts[first_held_out]))  # no statistic knows what is held out
+    proprio = Normalise.fit(flat.proprio[fitted], floor=PROPRIO_FLOOR)
     acted = flat.action
     if actions.representation == "absolute":
         require_pose(store.spec.observation.proprio)
         acted = to_absolute(flat.action, flat.proprio, store.spec.action)
-    action = Normalise.fit(acted, actions.normalise, ACTION_FLOOR)
+    action = Normalise.fit(acted[fitted], actions.normalise, ACTION_FLOOR)
     labels = flat.labels.get("target_pos_w")
     windows = flat.windows(horizons.observation, horizons.chunk, horizons.execute)
     train = Split(
@@ -132,7 +132,6 @@ def load_training_data(
         action=action,
         actions=actions,
         token_statistics={c: _statistics(found, int(flat.starts[first_held_out])) for c, found in tokens.items()},
-        dataset_fingerprint=store.dataset_fingerprint(),
     )
 
 
@@ -160,10 +159,16 @@ def _keys(
 
 
 def _statistics(tokens: Tokens, steps: int) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Mean and standard deviation per channel, from about 4096 of the first `steps` frames, evenly spaced."""
-    rows = np.arange(0, steps, max(1, steps // 4096))[:, None]
-    sample = tokens.gather(np.zeros_like(rows), rows).float().flatten(0, 2)
-    return sample.mean(0), sample.std(0).clamp(min=1e-3)
+    """Mean and standard deviation per channel, from at most 4096 of the first `steps` frames, evenly spaced."""
+    rows = np.arange(0, steps, -(-steps // 4096))[:, None]
+    sums: list[Tensor] = []  # of every part, its rows, values and squares: a float32 copy of all would be gigabytes
+    for part in np.array_split(rows, min(16, len(rows))):
+        sample = tokens.gather(np.zeros_like(part), part).double().flatten(0, 2)
+        sums.append(torch.stack([torch.full_like(sample[0], len(sample)), sample.sum(0), sample.square().sum(0)]))
+    count, total, squares = torch.stack(sums).sum(0)
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), std.float().clamp(min=1e-3)
 
 
 def _select(windows: Windows, keep: np.ndarray) -> Windows:

@@ -17,6 +17,7 @@ from s2robot.pipeline.checkpoint import (
     chosen_checkpoint,
     load_tensors,
     newest_checkpoint,
+    open_checkpoint,
     save_checkpoint,
 )
 from s2robot.pipeline.fit import StepRecord, TrainState
@@ -29,6 +30,7 @@ class Run:
     def __init__(self, out: Path, manifest: Mapping[str, Any], state: TrainState) -> None:
         self.out, self.manifest, self.state = out, manifest, state
         self._losses: list[Tensor] = []  # since the last point
+        self._steps = 0  # since the last point or since it was resumed
         self._waited_s = self._stepped_s = self._before_s = 0.0
         self._start_s = self._saved_s = time.perf_counter()
 
@@ -48,6 +50,7 @@ class Run:
     def note(self, record: StepRecord, loss: Tensor) -> None:
         """Take down one step and its loss over all processes."""
         self._losses.append(loss)
+        self._steps += 1
         self._waited_s += record.data_s
         self._stepped_s += record.step_s
 
@@ -57,11 +60,11 @@ class Run:
             "train_loss": float(torch.stack(self._losses).mean()),
             "lr": record.lr,
             "grad_norm": float(record.grad_norm),
-            "steps_s": len(self._losses) / max(self._stepped_s, 1e-9),
+            "steps_s": self._steps / max(self._stepped_s, 1e-9),
             "data_wait": self._waited_s / max(self._stepped_s, 1e-9),
         }
         self._losses.clear()
-        self._waited_s = self._stepped_s = 0.0
+        self._steps, self._waited_s, self._stepped_s = 0, 0.0, 0.0
         return values
 
     def require_finite(self, episodes: Callable[[int], list[str]]) -> None:
@@ -98,12 +101,11 @@ def finished_run(out: Path, identity: Mapping[str, Any]) -> tuple[Path, dict[str
     found = newest_checkpoint(out / CHECKPOINTS)
     if found is None:
         return None
-    path, manifest = found
+    _, manifest = found
     require_same_run(out, manifest["identity"], identity)
-    chosen = chosen_checkpoint(out)
-    if not manifest.get("finished") or (identity["recipe"]["rollouts"] and chosen is None):
+    if not manifest.get("finished") or (identity["recipe"]["rollouts"] and chosen_checkpoint(out) is None):
         return None
-    return chosen or path, manifest
+    return open_checkpoint(out)[0], manifest
 
 
 def require_same_run(out: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

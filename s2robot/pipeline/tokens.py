@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from s2robot.data.features import FeatureCache, FeatureKey
+from s2robot.data.features import FeatureCache, FeatureKey, TokenRows
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.progress import say
 
@@ -43,27 +44,33 @@ class ResidentTokens:
 
     def gather(self, views: Int64[np.ndarray, "b o"], steps: Int64[np.ndarray, "b o"]) -> Float[Tensor, "b o n c"]:
         """By one index."""
-        return self.block[torch.from_numpy(views), torch.from_numpy(steps)]
+        return self.block[on_device(views, self.block.device), on_device(steps, self.block.device)]
 
 
 class StreamedTokens:
-    """Files mapped into memory, read as they are asked for. `maps[view][episode]` is (t, n, c)."""
+    """Read from the cache's files as they are asked for: `files[view][episode]`."""
 
     def __init__(
-        self, maps: Sequence[Sequence[np.ndarray]], starts: Int64[np.ndarray, " e_plus_1"], device: torch.device
+        self, files: Sequence[Sequence[TokenRows]], starts: Int64[np.ndarray, " e_plus_1"], device: torch.device
     ) -> None:
-        self.maps, self.starts, self.device = maps, starts, device
+        self.files, self.starts, self.device = files, starts, device
 
     def gather(self, views: Int64[np.ndarray, "b o"], steps: Int64[np.ndarray, "b o"]) -> Float[Tensor, "b o n c"]:
         """Row by row from the files."""
         episodes = np.searchsorted(self.starts, steps, side="right") - 1
         within = steps - self.starts[episodes]
         rows = zip(views.ravel().tolist(), episodes.ravel().tolist(), within.ravel().tolist(), strict=True)
-        block = np.stack([self.maps[view][episode][step] for view, episode, step in rows])
+        block = np.stack([self.files[view][episode].row(step) for view, episode, step in rows])
         tokens = torch.from_numpy(block).unflatten(0, steps.shape)
         if self.device.type == "cuda":
             tokens = tokens.pin_memory()
         return tokens.to(self.device, non_blocking=True)
+
+
+def on_device(numbers: np.ndarray, device: torch.device) -> Tensor:
+    """Row numbers where they index: a GPU would wait for pageable ones."""
+    rows = torch.from_numpy(numbers)
+    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows
 
 
 def load_tokens(
@@ -90,12 +97,12 @@ def load_tokens(
         )
     if place == "streamed" or bytes_ > SHARE * free:
         say(f"features of {bytes_ / 1e9:.1f} GB are streamed from {cache.folder} ({free / 1e9:.1f} GB free)")
-        return StreamedTokens([[cache.map(key) for key in view] for view in keys], starts, device)
-    block = torch.empty(len(keys), int(starts[-1]), *first.shape[1:], dtype=torch.float16)
+        return StreamedTokens([[cache.rows(key) for key in view] for view in keys], starts, device)
+    block = torch.empty(len(keys), int(starts[-1]), *first.shape[1:], dtype=torch.float16, device=device)
     for place_, view in enumerate(keys):  # straight into one block: features are the largest thing in memory
         for key, start, stop in zip(view, starts[:-1], starts[1:], strict=True):
             block[place_, start:stop] = torch.from_numpy(cache.read(key).tokens)
-    return ResidentTokens(block.to(device))
+    return ResidentTokens(block)
 
 
 class Prefetch(Generic[T]):
@@ -122,4 +129,8 @@ class Prefetch(Generic[T]):
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    lines = dict(line.split(":", 1) for line in info.read_text().splitlines())
+    return 1024 * int(lines["MemAvailable"].split()[0])  # with the page cache, which gives way

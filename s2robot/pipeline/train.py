@@ -55,18 +55,22 @@ class Job:
         return {
             "dataset": self.store.dataset_fingerprint(),
             "encoder": self.encoder.fingerprint,
-            "policy": {key: value for key, value in self.policy.items() if key != "recipe"},
+            "policy": {k: v for k, v in self.policy.items() if k != "recipe"} | {"actions": asdict(self.actions())},
             "cameras": list(self.cameras),
             "recipe": self.recipe.settings() | {"shift_version": SHIFT_VERSION},
         }
 
+    def actions(self) -> ActionChoice:
+        """How the policy's actions are represented and normalised."""
+        return ActionChoice(**self.policy.get("actions", {}))
+
     def data(self, device: torch.device) -> TrainingData:
         """Features and arrays, ready to be gathered."""
         horizons = Horizons(*(int(self.policy[key]) for key in ("observation_horizon", "chunk", "execute")))
-        recipe, actions = self.recipe, ActionChoice(**self.policy.get("actions", {}))
+        recipe = self.recipe
         return load_training_data(
             self.store, self.encoder, self.cache, self.cameras, recipe.views, horizons, recipe.validation_fraction,
-            device, actions, recipe.features,
+            device, self.actions(), recipe.features,
         )  # fmt: skip
 
     def manifest(self, data: TrainingData) -> dict[str, Any]:
@@ -106,6 +110,11 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
     if finished_run(out, identity):
         return _result(out, identity)
     data = job.data(group.device)
+    if job.policy.get("aux_weight") and data.train.object_xy is None:
+        raise S2RobotError(
+            f"aux_weight={job.policy['aux_weight']}: {job.store.path} has no label target_pos_w of the named object to "
+            "learn from; give policy.aux_weight=0"
+        )
     policy = new_policy(job.policy, data, recipe.seed).to(group.device)
     state = new_state(policy, recipe, len(data.train), group)
     batches = EpochSampler(data.train, recipe.batch_size, recipe.seed, max(1, recipe.views), group.rank, group.world)
@@ -116,19 +125,20 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
     run = Run(out, job.manifest(data), state)
     run.resume()
     with Curve(out, state.step, recipe.tensorboard, group.first) as curve, Prefetch(batches) as ahead:
-        if group.first and candidates.due(state.step):  # it was killed between a save and its rollouts
+        if group.first and state.step in candidates.points:  # it was killed between a save and the end of its rollouts
             curve.add(state.step, {"success": _score(job, data, run, candidates, pool)})
         records = fit(batch_loss(policy, recipe, group), ahead, state)
         for record in progress(records, steps, f"train {out.name}", "step", state.step, show=group.first):
             run.note(record, group.mean(record.loss))
             last, scored = record.step == steps, candidates.due(record.step)
             at_point = last or record.step % max(1, steps // POINTS) == 0
-            saved = last or scored or run.save_is_due(recipe.save_every_s)
+            saved = last or scored or (group.first and run.save_is_due(recipe.save_every_s))
             if at_point or saved:
                 run.require_finite(batches.episodes)
+            means = run.point(record) if at_point else {}
             if group.first:
                 if at_point:
-                    curve.add(record.step, run.point(record) | {"val_loss": validate(state.best, data.validation)})
+                    curve.add(record.step, means | {"val_loss": validate(state.best, data.validation)})
                 if saved:
                     _require_frozen(job.encoder)
                     run.save(finished=last)
@@ -143,12 +153,15 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
 
 
 def _score(job: Job, data: TrainingData, run: Run, candidates: Candidates, pool: RolloutPool | None) -> float:
-    """The share of validation seeds that the policy solves now."""
+    """The share of validation seeds that the policy solves now; not rolled out again where that is known."""
+    step = run.state.step
+    if not candidates.due(step):
+        return candidates.scores()[step] / len(candidates.seeds)
     assert pool is not None
     policy: Any = run.state.best
     cameras, representation = data.shapes.cameras, data.actions.representation
     agent = Agent(job.encoder, policy, data.proprio, data.action, cameras, ROWS, representation)
-    return candidates.score(run.state.step, agent, pool, policy.state_dict(), run.manifest)
+    return candidates.score(step, agent, pool, policy.state_dict(), run.manifest)
 
 
 def _result(out: Path, identity: Mapping[str, Any]) -> TrainResult:
@@ -225,10 +238,8 @@ def validate(policy: Any, split: Split) -> float:
     policy.eval()
     rows = np.linspace(0, len(split) - 1, min(len(split), 256 * VALIDATION_BATCHES)).astype(np.int64)
     torch.manual_seed(0)
-    losses = [
-        policy.loss(split.gather(part, np.zeros(len(part), np.int64)))
-        for part in np.array_split(rows, VALIDATION_BATCHES)
-    ]
+    parts = np.array_split(rows, min(VALIDATION_BATCHES, len(rows)))
+    losses = [policy.loss(split.gather(part, np.zeros(len(part), np.int64))) for part in parts]
     return float(torch.stack(losses).mean())
 
 

@@ -48,6 +48,10 @@ def test_the_arm_goes_to_a_target_pose_and_stays() -> None:
     [
         ({"mode": "absolute"}, "have no absolute form; needed are three deltas of position"),
         ({"rotation": "none"}, "have no absolute form"),
+        ({"units": ("5 cm",) * 3 + ("0.5 rad",) * 3 + ("sign",)}, r"in \(5 cm, .* have no absolute form"),
+        ({"units": ("0.05 m", "0.1 m", "0.2 m") + ("0.5 rad",) * 3 + ("sign",)}, "the numbers alike"),
+        ({"units": ("0.05 m",) * 3 + ("10 deg",) * 3 + ("sign",)}, "have no absolute form"),
+        ({"units": ("",) * 7}, "have no absolute form"),
         ({"units": ("m",) * 7}, r"in \(m, m, m, m, m, m, m\) have no absolute form"),
     ],
 )
@@ -68,7 +72,5 @@ def test_an_unknown_choice_names_the_known_ones() -> None:
 def test_deltas_that_start_from_no_known_pose_have_no_absolute_form() -> None:
     require_pose(PROPRIO_NAMES)
     for names in (PROPRIO_NAMES[:8], ("joint_0_rad", *PROPRIO_NAMES)):
-        with pytest.raises(
-            S2RobotError, match=r"begins with eef_pos_w_x_m, .*: predict its actions as"
-        ):
+        with pytest.raises(S2RobotError, match=r"begins with eef_pos_w_x_m, .*: predict its actions as"):
             require_pose(names)

@@ -33,7 +33,7 @@ def test_actions_that_no_controller_takes_are_named_by_episode_and_step(value: f
     with pytest.raises(S2RobotError, match=message):
         check_actions(flat, ACTION_SPEC)
     flat.action[8:, 4] = value
-    with pytest.raises(S2RobotError, match=r"at step 2 .* \(1 more episodes have such\)"):
+    with pytest.raises(S2RobotError, match=r"at step 2 .* \(so has it in 1 more\)"):
         check_actions(flat, ACTION_SPEC)
 
 

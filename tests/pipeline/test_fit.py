@@ -76,6 +76,28 @@ def test_the_loss_falls_and_the_average_lags_behind() -> None:
     assert not torch.equal(state.ema[0].weight, state.module[0].weight)  # type: ignore[index]
 
 
+def test_the_average_is_what_its_schedule_makes_of_the_weights() -> None:
+    state, seen = make_state(), []
+    expected = state.module[0].weight.detach().clone()  # type: ignore[index]
+    for step in (1, 2, 3):
+        train(state, step)
+        seen.append(state.module[0].weight.detach().clone())  # type: ignore[index]
+    for step, weight in enumerate(seen, start=1):
+        decay = 1 - (1 + step) ** -0.75
+        expected = decay * expected + (1 - decay) * weight
+    torch.testing.assert_close(state.ema[0].weight, expected)  # type: ignore[index]
+
+
+def test_a_run_that_went_on_below_damaged_checkpoints_keeps_what_it_saves(tmp_path: Path) -> None:
+    for step in (300, 310):
+        path = save_checkpoint(tmp_path, step, {"policy": {"w": torch.zeros(3)}}, {})
+        (path / "policy.safetensors").write_bytes(b"damaged")
+    for step in (50, 60, 70):
+        saved = save_checkpoint(tmp_path, step, {"policy": {"w": torch.zeros(3)}}, {})
+        assert newest_checkpoint(tmp_path) == (saved, verify_checkpoint(saved))
+    assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-00000060", "step-00000070"]
+
+
 def test_the_schedule_warms_up_and_ends_at_its_floor() -> None:
     schedule = Schedule(1.0, steps=10, warmup=4, final=0.1)
     assert [schedule.at(s) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]

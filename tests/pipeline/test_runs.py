@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from s2robot.encoders import load_encoder
 from s2robot.errors import S2RobotError
 from s2robot.pipeline import select as select_module
 from s2robot.pipeline import tokens as tokens_module
+from s2robot.pipeline import train as train_module
 from s2robot.pipeline.agents import load_policy
-from s2robot.pipeline.checkpoint import newest_checkpoint, open_checkpoint
+from s2robot.pipeline.checkpoint import choose_checkpoint, newest_checkpoint, open_checkpoint, save_checkpoint
+from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode_for_training
 from s2robot.pipeline.recipe import Recipe, recipe_from
 from s2robot.pipeline.rollout import RolloutPool
+from s2robot.pipeline.run import Run
 from s2robot.pipeline.select import CANDIDATES, Candidates
 from s2robot.pipeline.train import Job, train
 from s2robot.policies.policy import ChunkPolicy
@@ -125,6 +129,52 @@ def test_a_loss_that_is_no_number_stops_names_the_episodes_and_keeps_the_last_ch
     assert newest_checkpoint(tmp_path / "checkpoints")[1]["step"] == 5  # type: ignore[index]
 
 
+def test_a_process_that_saves_nothing_forgets_its_losses_at_every_point(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Run] = []
+
+    class Watched(Run):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            runs.append(self)
+
+    monkeypatch.setattr(train_module, "Run", Watched)
+    short = job(demonstrations, cache, batch_size=16, save_every_s=0.0)
+    done = train(short, tmp_path / "first", ALONE)
+    second = Group(1, 2, torch.device("cpu"))
+    monkeypatch.setattr(Group, "wait", lambda self: None)
+    monkeypatch.setattr(Group, "mean", lambda self, value: value)
+    monkeypatch.setattr(Group, "wrap", lambda self, module: module)
+    monkeypatch.setattr(train_module, "_result", lambda out, identity: done)
+    train(short, tmp_path / "second", second)
+    assert runs[1]._losses == []
+    assert not (tmp_path / "second" / "curve.jsonl").exists()
+
+
+def test_privileged_training_without_labels_is_refused(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = job(demonstrations, cache)
+    told = replace(told, policy=told.policy | {"aux_weight": 0.5})
+    bare = replace(told.data(ALONE.device).train, object_xy=None)
+    told_nothing = replace(told.data(ALONE.device), train=bare)
+    monkeypatch.setattr(Job, "data", lambda self, device: told_nothing)
+    with pytest.raises(S2RobotError, match=r"aux_weight=0\.5: .* has no label target_pos_w"):
+        train(told, tmp_path, ALONE)
+
+
+def test_a_damaged_choice_gives_way_to_the_newest_checkpoint(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(job(demonstrations, cache), tmp_path, ALONE)
+    worse = save_checkpoint(tmp_path / CANDIDATES, 3, {"policy": {"w": torch.zeros(3)}}, {})
+    choose_checkpoint(tmp_path, worse)
+    (worse / "policy.safetensors").write_bytes(b"damaged")
+    assert open_checkpoint(tmp_path)[0] == result.checkpoint
+    assert "the chosen checkpoint is damaged, the newest is used instead" in capsys.readouterr().err
+
+
 def test_the_curve_says_how_long_steps_waited_for_data(
     demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path
 ) -> None:
@@ -160,13 +210,18 @@ def test_features_that_do_not_fit_are_streamed_or_refused_in_one_line(
 
 def test_batches_are_made_ahead_and_come_in_order() -> None:
     made: list[int] = []
+    three_ahead = threading.Event()
 
     def batches(step: int) -> int:
         made.append(step)
+        if step == 8:
+            three_ahead.set()
         return 10 * step
 
     with tokens_module.Prefetch(batches) as ahead:
-        assert [ahead(step) for step in range(5, 9)] == [50, 60, 70, 80]
+        assert ahead(5) == 50
+        assert three_ahead.wait(timeout=30)
+        assert [ahead(step) for step in range(6, 9)] == [60, 70, 80]
     assert made[:4] == [5, 6, 7, 8]
     assert len(made) == len(set(made))
 

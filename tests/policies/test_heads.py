@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from s2robot.configs import choice, names
+from s2robot.errors import S2RobotError
 from s2robot.pipeline.fit import Schedule, TrainState, fit
 from s2robot.policies.batch import Batch, Inputs, Shapes
+from s2robot.policies.diffusion import Diffusion
 from s2robot.policies.heads import Regression
 from s2robot.policies.policy import ChunkPolicy, build_policy
 from tests.policy_names import PIXEL_POLICIES, SMALL_POLICIES
@@ -69,6 +71,50 @@ def test_a_generative_policy_keeps_both_modes(name: str) -> None:
 def test_regression_does_not(name: str) -> None:
     found = two_modes(build(name), steps=100)
     assert min((found < -0.7).float().mean(), (found > 0.7).float().mean()) < 0.1
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 8), ("ddpm", 100), ("dpm++", 8), ("dpm++", 99)])
+def test_a_sampler_finds_a_distribution_that_is_not_centred(sampler: str, steps: int) -> None:
+    head = Diffusion(
+        (1, 4), (4, 2), net=choice("policy", "diffusion_unet")["head"]["net"] | {"widths": [8]}, sampler=sampler,
+        train_steps=100, steps=steps, prediction="sample", clip=10.0,
+    )  # fmt: skip
+    head.net = Exact(head.noiser.alphas_cumprod, mean=1.5, std=0.5)
+    found = head.sample(torch.zeros(4096, 1, 4), torch.randn(4096, 4, 2, generator=torch.Generator().manual_seed(0)))
+    assert found.mean() == pytest.approx(1.5, abs=0.05)
+    assert 0.4 < found.std() < 0.55
+
+
+class Exact(torch.nn.Module):
+    """The denoiser that knows the data: independent normal numbers."""
+
+    def __init__(self, signal: torch.Tensor, mean: float, std: float) -> None:
+        super().__init__()
+        self.signal, self.mean, self.variance = signal, mean, std**2
+
+    def time(self, time: torch.Tensor) -> torch.Tensor:
+        return time.unsqueeze(1)
+
+    def prepare(self, context: torch.Tensor) -> torch.Tensor:
+        return context
+
+    def forward(self, noisy: torch.Tensor, moment: torch.Tensor, prepared: torch.Tensor) -> torch.Tensor:
+        signal = self.signal[(100 * moment[:, :, None]).round().long()]
+        gain = signal.sqrt() * self.variance / (signal * self.variance + 1 - signal)
+        return self.mean + gain * (noisy - signal.sqrt() * self.mean)
+
+
+def test_a_solver_that_would_divide_by_zero_is_refused() -> None:
+    with pytest.raises(S2RobotError, match=r"steps=100 of train_steps=100 by dpm\+\+; give 1 to 99"):
+        build_policy(choice("policy", "diffusion_unet", {"head": {"sampler": "dpm++", "steps": 100}}), SHAPES)
+
+
+@pytest.mark.parametrize("name", SMALL_POLICIES)
+def test_a_blind_policy_uses_every_parameter(name: str) -> None:
+    policy = build_policy(choice("policy", name), SHAPES)
+    action, mask = torch.randn(4, policy.chunk, 2), torch.ones(4, policy.chunk, dtype=torch.bool)
+    policy.loss(Batch(inputs(policy, 4, 0), action, mask)).backward()
+    assert [key for key, value in policy.named_parameters() if value.grad is None] == []
 
 
 CAMERAS = Shapes(cameras=("front", "wrist"), grid=(3, 3), channels=12, proprio=11, goal=2, action=7, scales=2)

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from s2robot.data.features import shift_view
-from s2robot.data.windows import training_views
+from s2robot.data.windows import split_episodes, training_views
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.bench.encoder import machine
 from s2robot.pipeline.dataset import Split, TrainingData
@@ -88,6 +88,10 @@ def bench_train(job: Job, out: Path, timing: Timing) -> TrainBench:
     if timing.threads:
         torch.set_num_threads(timing.threads)
     device, recipe = job.encoder.device, job.recipe
+    timed = 1 + timing.repeats * timing.cached_steps
+    windows = sum(job.store.entry(name).steps for name in split_episodes(job.store, recipe.validation_fraction)[0])
+    if timed > (steps := recipe.epochs * max(1, windows // recipe.batch_size)):
+        raise S2RobotError(f"the recipe has {steps} steps, {timed} are to be timed; give fewer repeats or cached_steps")
     encode_for_training(job.store, job.encoder, job.cache, job.cameras, recipe.views, recipe.validation_fraction)
     trained = train(job, out, Group(0, 1, device))
     last = [point for point in trained.curve if "val_loss" in point][-1]
@@ -113,7 +117,7 @@ def bench_train(job: Job, out: Path, timing: Timing) -> TrainBench:
         cached_min=encode_min + trained.train_s / 60,
         uncached_min=last["step"] * uncached_s / 60,
         data_wait=statistics.fmean(point["data_wait"] for point in trained.curve if "data_wait" in point),
-        peak_gpu_mb=torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
+        peak_gpu_mb=torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
     )
 
 
