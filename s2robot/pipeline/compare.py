@@ -42,13 +42,16 @@ PACKAGES = ("torch", "mujoco", "robosuite", "transformers", "zarr", "numpy")
 
 @dataclass
 class Comparison:
-    """One run of an experiment in a folder."""
+    """One run of an experiment in a folder. Several may share one: their demonstrations and features are then made once,
+    and the report there is that of the last.
+    """
 
     experiment: Experiment
     out: Path
     workers: int
     device: str
-    stages_s: dict[str, float] = field(default_factory=dict)
+    stages_s: dict[str, float] = field(default_factory=dict)  # of all runs in this folder
+    passed: list[str] = field(default_factory=list)  # stages of this one
 
     def run(self, command: str) -> dict[str, Any]:
         """All stages; writes the report into `out` and returns it. Raises S2RobotError for a mismatch of compute."""
@@ -65,7 +68,8 @@ class Comparison:
         for task in self.experiment.tasks:
             records[task], videos[task] = self._task(task, encoders)
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        report = build_report(records, self.stages_s, command, versions, self.experiment.setup())
+        stages_s = {label: self.stages_s[label] for label in self.passed}
+        report = build_report(records, stages_s, command, versions, self.experiment.setup())
         write_report(report, self.out, videos)
         return report
 
@@ -172,6 +176,7 @@ class Comparison:
     def _stage(self, label: str) -> Iterator[None]:
         """Add the seconds of a stage to `stages.json`, also when it is interrupted: totals span restarts."""
         say(f"{label} ...")
+        self.passed.append(label)
         start_s = time.perf_counter()
         try:
             yield

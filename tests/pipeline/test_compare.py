@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ SMALL = Experiment(
     train_seeds=(0,),
     recipe={"epochs": 2, "batch_size": 32, "views": 1},
 )
+
+
+STAGES = ("collect", "encode blind", "train blind", "rollouts blind", "measure blind")
 
 
 def run(out: Path) -> dict[str, Any]:
@@ -60,6 +64,10 @@ def test_an_interrupted_comparison_goes_on_and_a_finished_one_does_nothing_again
     assert made(tmp_path) == finished
     assert second["tasks"] == first["tasks"]
     check_report(tmp_path, second)
+    blind = replace(SMALL, arms=("blind",))
+    alone = Comparison(blind, tmp_path, workers=1, device="cpu").run("s2robot compare ...")
+    assert made(tmp_path) == finished
+    assert list(alone["stages_s"]) == [f"lift: {stage}" for stage in STAGES]
 
 
 def check_report(out: Path, report: dict[str, Any]) -> None:
@@ -108,8 +116,6 @@ def test_every_shipped_experiment_can_be_built(name: str) -> None:
     ],
 )
 def test_what_is_mistyped_is_said_before_anything_runs(change: dict[str, Any], message: str) -> None:
-    from dataclasses import replace
-
     with pytest.raises(S2RobotError, match=message):
         replace(SMALL, **change)
 
@@ -120,8 +126,6 @@ def test_a_key_that_an_experiment_does_not_have_is_refused() -> None:
 
 
 def test_nested_overrides_keep_their_neighbours() -> None:
-    from dataclasses import replace
-
     arms = replace(SMALL, policy_overrides={"observation": {"token_dropout": 0.5}}).each_arm()
     assert arms[0].policy["observation"] == choice("policy", "bc_mlp")["observation"] | {"token_dropout": 0.5}
     mean = {"_target_": "s2robot.policies.pools.MeanPool", "dim": 64}

@@ -15,11 +15,9 @@ import torch
 from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
-from s2robot.data.windows import Horizons
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.checkpoint import load_tensors
 from s2robot.pipeline.collect import demonstrate
-from s2robot.pipeline.dataset import load_training_data
 from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode, encode_for_training
 from s2robot.pipeline.evaluate import EPISODES, JOURNAL, Evaluation, evaluate, load_clips, parse_seeds
@@ -43,8 +41,8 @@ def trained(
     config = {**choice("policy", policy), **changes}
     short = {"epochs": epochs, "batch_size": 64, "warmup": 5, "save_every_s": 1e9}
     recipe = recipe_from(config, {**short, "views": 0, "validation_fraction": 0.2, "ema": False})
-    result = train(Job(store, patch_encoder(), {}, cache, config, CAMERAS, recipe), out, Group(0, 1, CPU))
-    data = load_training_data(store, patch_encoder(), cache, CAMERAS, 0, Horizons(), 0.2, CPU)
+    job = Job(store, patch_encoder(), {}, cache, config, CAMERAS, recipe)
+    result, data = train(job, out, Group(0, 1, CPU)), job.data(CPU)
     net = build_policy(config, data.shapes)
     net.load_state_dict(load_tensors(result.checkpoint, "policy"))
     return Agent(patch_encoder(), net, data.proprio, data.action, CAMERAS, rows=8)

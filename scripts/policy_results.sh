@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Makes what docs/policies.md reports, into results/policies: hours on two cores. Each stage keeps what it finished.
+#
+#   scripts/policy_results.sh pools | table | bench
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+RUN=.venv/bin/s2robot
+OUT=results/policies
+WORK=outputs/encoders # demonstrations and features are those of scripts/encoder_results.sh compare, where that has run
+mkdir -p "$OUT"
+
+compare() { # EXPERIMENT: one of configs/experiment
+    $RUN compare "experiment=$1" "out=$WORK"
+    mkdir -p "$OUT/$1"
+    cp "$WORK"/report.{json,md} "$WORK"/table.json "$OUT/$1"
+}
+
+pools() { compare pools; } # how the token grid is read, on validation seeds
+
+table() { # every small policy on three tasks
+    compare policies
+    cp "$OUT/policies/table.json" "$OUT/table.json"
+}
+
+bench() { # cached features against the encoder inside every step
+    $RUN bench train "store=$WORK/pick_cube/episodes" "cache=$WORK/cache" threads=2 out=outputs/bench_train
+    cp outputs/bench_train/bench_train.json "$OUT"
+}
+
+case "${1:-}" in
+pools | table | bench) "$@" ;;
+*) sed -n 's/^#   //p' "$0" && exit 2 ;;
+esac
