@@ -42,7 +42,7 @@ PACKAGES = ("torch", "mujoco", "robosuite", "transformers", "zarr", "numpy")
 
 @dataclass
 class Comparison:
-    """One run of an experiment in a folder. Several may share one: their demonstrations and features are then made once,
+    """One run of an experiment in a folder. Several may share one: demonstrations and features are then made once,
     and the report there is that of the last.
     """
 
