@@ -13,8 +13,9 @@ def run(config: Any, verb: str) -> int | None:
     """Write one outcome per episode and print the success rate with its interval."""
     from s2robot.pipeline.agents import load_policy
     from s2robot.pipeline.checkpoint import open_checkpoint
-    from s2robot.pipeline.evaluate import EPISODES, ROWS, Evaluation, evaluate, parse_seeds, policy_sha256
+    from s2robot.pipeline.evaluate import EPISODES, ROWS, Evaluation, evaluate, policy_sha256
     from s2robot.pipeline.rollout import RolloutPool
+    from s2robot.pipeline.seeds import parse_seeds
     from s2robot.pipeline.simulation import simulated_task
     from s2robot.pipeline.statistics import wilson
     from s2robot.types import DatasetSpec

@@ -19,6 +19,7 @@ from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.errors import S2RobotError
 from s2robot.execution import run_tasks
 from s2robot.gl import select_gl_backend
+from s2robot.pipeline.seeds import DEMONSTRATION_SEEDS
 from s2robot.progress import progress, say
 from s2robot.types import Episode, require_equal
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from s2robot.envs.expert import ExpertConfig
     from s2robot.envs.task import TabletopTask
 
-DEMONSTRATION_SEEDS = range(0, 10_000)
 EXPERT_STREAM = 7  # keeps the expert's noise apart from the episode's own draws
 
 

@@ -26,13 +26,14 @@ from s2robot.pipeline.checkpoint import verify_checkpoint
 from s2robot.pipeline.collect import collect
 from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode_for_training
-from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, parse_seeds, policy_sha256
+from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, policy_sha256
 from s2robot.pipeline.experiment import Arm, Experiment
 from s2robot.pipeline.measure import InferenceCost, measure_inference
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
 from s2robot.pipeline.rollout import RolloutPool
+from s2robot.pipeline.seeds import parse_seeds
 from s2robot.pipeline.train import Job, TrainResult, train
 from s2robot.progress import clock, say
 from s2robot.storage import fingerprint, read_json, write_json

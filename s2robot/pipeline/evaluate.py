@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from s2robot.errors import MismatchError, S2RobotError
+from s2robot.errors import MismatchError
 from s2robot.pipeline.report.outcomes import Outcome, read_outcomes, write_outcomes
 from s2robot.pipeline.rollout import Rollout, RolloutPool, rollout
 from s2robot.policies.agent import Agent
@@ -43,14 +43,6 @@ def policy_sha256(manifest: Mapping[str, Any]) -> str:
     """Identity of all that decides what a checkpoint does: weights, encoder, configuration and normalisers."""
     parts = {key: manifest[key] for key in ("policy", "encoder", "normalise", "cameras", "shapes")}
     return fingerprint({**parts, "weights": manifest["files"]["policy.safetensors"]})
-
-
-def parse_seeds(text: str) -> range:
-    """`"20000:20100"` to a half-open range. Raises S2RobotError for anything else."""
-    first, colon, last = str(text).partition(":")
-    if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise S2RobotError(f"seeds={text!r}; give a half-open range of seeds as A:B with A < B, e.g. seeds=20000:20100")
-    return range(int(first), int(last))
 
 
 def evaluate(what: Evaluation, agent: Agent, pool: RolloutPool, seeds: range, out: Path) -> list[Outcome]:

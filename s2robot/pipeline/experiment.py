@@ -9,8 +9,8 @@ from typing import Any
 from s2robot.configs import choice
 from s2robot.encoders.load import named_encoders
 from s2robot.errors import S2RobotError, unknown_name
-from s2robot.pipeline.evaluate import parse_seeds
-from s2robot.pipeline.recipe import TEST_SEEDS, VALIDATION_SEEDS, Recipe, recipe_from
+from s2robot.pipeline.recipe import Recipe, recipe_from
+from s2robot.pipeline.seeds import TEST_SEEDS, VALIDATION_SEEDS, parse_seeds
 
 POLICY_KEYS = ("policy", "policy_overrides", "recipe")  # of an arm; the others are its encoder's
 

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from s2robot.errors import S2RobotError
-from s2robot.pipeline.evaluate import parse_seeds
+from s2robot.pipeline.seeds import VALIDATION_SEEDS, parse_seeds
 
-VALIDATION_SEEDS, TEST_SEEDS = range(10_000, 20_000), range(20_000, 30_000)
 PRECISIONS = ("float32", "bf16")
 MACHINE = ("save_every_s", "compile", "tensorboard", "features")  # keys that do not change what is trained
 

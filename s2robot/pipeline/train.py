@@ -22,11 +22,12 @@ from s2robot.errors import S2RobotError
 from s2robot.pipeline.curve import Curve, read_curve
 from s2robot.pipeline.dataset import Split, TrainingData, load_training_data
 from s2robot.pipeline.distributed import Group
-from s2robot.pipeline.evaluate import ROWS, parse_seeds
+from s2robot.pipeline.evaluate import ROWS
 from s2robot.pipeline.fit import Schedule, TrainState, fit
 from s2robot.pipeline.recipe import Recipe
 from s2robot.pipeline.rollout import RolloutPool
 from s2robot.pipeline.run import Run, finished_run
+from s2robot.pipeline.seeds import parse_seeds
 from s2robot.pipeline.select import Candidates
 from s2robot.pipeline.tokens import Prefetch
 from s2robot.policies.agent import Agent

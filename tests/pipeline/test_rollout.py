@@ -20,9 +20,10 @@ from s2robot.pipeline.checkpoint import load_tensors
 from s2robot.pipeline.collect import demonstrate
 from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode, encode_for_training
-from s2robot.pipeline.evaluate import EPISODES, JOURNAL, Evaluation, evaluate, load_clips, parse_seeds
+from s2robot.pipeline.evaluate import EPISODES, JOURNAL, Evaluation, evaluate, load_clips
 from s2robot.pipeline.recipe import recipe_from
 from s2robot.pipeline.rollout import RolloutPool, rollout
+from s2robot.pipeline.seeds import parse_seeds
 from s2robot.pipeline.train import Job, train
 from s2robot.policies.agent import Agent
 from s2robot.policies.policy import build_policy

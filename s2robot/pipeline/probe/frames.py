@@ -21,10 +21,10 @@ from s2robot.errors import MismatchError, S2RobotError
 from s2robot.execution import run_tasks
 from s2robot.gl import select_gl_backend
 from s2robot.pipeline.pretrain.frames import FIRST_HELD_OUT_SEED as FIRST_SCENE
+from s2robot.pipeline.seeds import PROBE_SEEDS
 from s2robot.progress import progress
 from s2robot.storage import fingerprint, read_json, write_atomic, write_json
 
-TASK_SEEDS = range(30_000, 40_000)
 SHARD_FRAMES = 100
 TASK_FRAMES_VERSION = 2  # raised whenever tasks or expert would give other frames or labels for the same seed
 EXPERT_STEPS = 35  # a frame shows a moment within the first so many steps
@@ -42,7 +42,7 @@ class FrameRecipe:
     frames: int
 
     def __post_init__(self) -> None:
-        limit = len(TASK_SEEDS) if self.task is not None else 1_000_000
+        limit = len(PROBE_SEEDS) if self.task is not None else 1_000_000
         if self.frames % SHARD_FRAMES or not SHARD_FRAMES <= self.frames <= limit:
             raise S2RobotError(f"frames={self.frames}; give a multiple of {SHARD_FRAMES}, at most {limit}")
 
@@ -116,7 +116,7 @@ def _task_frame(recipe: FrameRecipe, index: int) -> dict[str, np.ndarray]:
     if key not in _WORLDS:
         _WORLDS[key] = make_task({**dict(recipe.task or {}), "frame_px": recipe.frame_px, "cameras": [recipe.camera]})
     env = _WORLDS[key]
-    seed = TASK_SEEDS[index]
+    seed = PROBE_SEEDS[index]
     env.reset(seed=seed)
     rng = np.random.default_rng(seed)
     expert = GraspExpert(env, ExpertConfig(), rng)

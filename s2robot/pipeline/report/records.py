@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from s2robot.errors import MismatchError, S2RobotError
-from s2robot.pipeline.recipe import VALIDATION_SEEDS
 from s2robot.pipeline.report.outcomes import Outcome, TaskOutcomes, aggregate
+from s2robot.pipeline.seeds import VALIDATION_SEEDS
 from s2robot.pipeline.statistics import Contrast, contrast, verdict, wilson
 
 MATCH_TOLERANCE = 0.05
