@@ -111,11 +111,7 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
     if finished_run(out, identity):
         return _result(out, identity)
     data = job.data(group.device)
-    if job.policy.get("aux_weight") and data.train.object_xy is None:
-        raise S2RobotError(
-            f"aux_weight={job.policy['aux_weight']}: {job.store.path} has no label target_pos_w of the named object to "
-            "learn from; give policy.aux_weight=0"
-        )
+    _require_labels(job, data)
     policy = new_policy(job.policy, data, recipe.seed).to(group.device)
     state = new_state(policy, recipe, len(data.train), group)
     batches = EpochSampler(data.train, recipe.batch_size, recipe.seed, max(1, recipe.views), group.rank, group.world)
@@ -131,7 +127,7 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
         records = fit(batch_loss(policy, recipe, group), ahead, state)
         for record in progress(records, steps, f"train {out.name}", "step", state.step, show=group.first):
             run.note(record, group.mean(record.loss))
-            last, scored = record.step == steps, candidates.due(record.step)
+            last, scored = record.step == steps, record.step in candidates.points
             at_point = last or record.step % max(1, steps // POINTS) == 0
             saved = last or scored or (group.first and run.save_is_due(recipe.save_every_s))
             if at_point or saved:
@@ -267,6 +263,15 @@ def new_state(policy: ChunkPolicy, recipe: Recipe, windows: int, group: Group) -
         clip=recipe.clip,
         ema=recipe.ema,
     )
+
+
+def _require_labels(job: Job, data: TrainingData) -> None:
+    weight = job.policy.get("aux_weight")
+    if weight and data.train.object_xy is None:
+        raise S2RobotError(
+            f"aux_weight={weight}: {job.store.path} has no label target_pos_w of the named object to learn from; give "
+            "policy.aux_weight=0"
+        )
 
 
 def _require_frozen(encoder: Encoder) -> None:
