@@ -69,7 +69,7 @@ def test_the_best_point_counts_and_the_latest_among_equals(tmp_path: Path, solve
     assert json.loads((tmp_path / "chosen.json").read_text()) == {"checkpoint": f"candidates/step-{best:08d}"}
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_kills_at_any_moment_lose_the_steps_since_the_last_save_alone(
     demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, kills: int
 ) -> None:
@@ -77,11 +77,12 @@ def test_kills_at_any_moment_lose_the_steps_since_the_last_save_alone(
     train(job(demonstrations, cache, epochs=2 * kills, save_every_s=0.0), tmp_path / "whole", ALONE)
     child = [sys.executable, str(Path(__file__).with_name("train_child.py"))]
     command = [*child, str(demonstrations.path), str(cache.folder), str(tmp_path / "part"), str(2 * kills)]
-    moments, met = np.random.default_rng(0).uniform(0.1, 1.5, kills), 0
-    for moment in moments:
+    met = 0
+    for moment in np.random.default_rng(0).uniform(0.0, 0.5, kills):  # seconds after the first save
         outcome = run_and_kill(command, moment)
-        saved, found = int(outcome.lines[-1]), newest_checkpoint(tmp_path / "part" / "checkpoints")
-        assert (found[1]["step"] if found else 0) >= saved
+        found = newest_checkpoint(tmp_path / "part" / "checkpoints")
+        assert found is not None
+        assert found[1]["step"] >= max(map(int, outcome.lines), default=0)
         met += not outcome.finished
     assert met >= min(kills, 20)
     subprocess.run(command, check=True, capture_output=True)

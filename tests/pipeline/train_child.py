@@ -21,7 +21,7 @@ from s2robot.pipeline.run import Run
 from s2robot.pipeline.train import train
 from tests.pipeline.conftest import ALONE, job
 
-PAUSE_S = 0.01
+PAUSE_S = 0.05
 
 
 def wait(event: str, arguments: tuple[object, ...]) -> None:
@@ -48,7 +48,6 @@ def main(store: str, cache: str, out: str, epochs: str) -> None:
     sys.addaudithook(wait)
     patched: Any = module
     patched.Run = Telling
-    print(0, flush=True)
     train(job(EpisodeStore(store), FeatureCache(cache), epochs=int(epochs), save_every_s=0.0), Path(out), ALONE)
 
 
