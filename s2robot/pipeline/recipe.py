@@ -66,6 +66,10 @@ class Recipe:
         """What determines the checkpoint."""
         return {key: value for key, value in asdict(self).items() if key not in MACHINE}
 
+    def steps(self, windows: int) -> int:
+        """Steps of optimisation on so many windows: whole batches of every epoch, at least one."""
+        return self.epochs * max(1, windows // self.batch_size)
+
     def points(self, steps: int) -> list[int]:
         """The steps of training at which the policy is rolled out; the last one is always among them."""
         return sorted({max(1, round(steps * i / self.rollouts)) for i in range(1, self.rollouts + 1)})

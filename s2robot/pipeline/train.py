@@ -252,7 +252,7 @@ def new_policy(config: Mapping[str, Any], data: TrainingData, seed: int) -> Chun
 def new_state(policy: ChunkPolicy, recipe: Recipe, windows: int, group: Group) -> TrainState:
     if recipe.batch_size % group.world:
         raise S2RobotError(f"batch_size={recipe.batch_size} does not divide by {group.world} processes")
-    steps = recipe.epochs * max(1, windows // recipe.batch_size)
+    steps = recipe.steps(windows)
     return TrainState.create(
         policy,
         Schedule(recipe.lr, steps, min(recipe.warmup, steps // 4)),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from s2robot import configs
@@ -50,6 +53,14 @@ def test_a_yaml_file_is_data_without_resolvers(path: str) -> None:
 def test_an_unknown_configuration_is_named_with_the_known_ones() -> None:
     with pytest.raises(S2RobotError, match="unknown configuration 'nothing_like_it'"):
         configs.compose("nothing_like_it")
+
+
+def test_the_defaults_in_the_comments_of_train_are_those_of_the_recipe() -> None:
+    from s2robot.pipeline.recipe import Recipe
+
+    told = dict(re.findall(r"^  (\w+): null  # \[(.+?)\]", (ROOT / "configs" / "train.yaml").read_text(), re.MULTILINE))
+    defaults = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+    assert {key: yaml.safe_load(value) for key, value in told.items()} == defaults
 
 
 @pytest.mark.parametrize("name", configs.names("policy"))

@@ -90,7 +90,7 @@ def bench_train(job: Job, out: Path, timing: Timing) -> TrainBench:
     device, recipe = job.encoder.device, job.recipe
     timed = 1 + timing.repeats * timing.cached_steps
     windows = sum(job.store.entry(name).steps for name in split_episodes(job.store, recipe.validation_fraction)[0])
-    if timed > (steps := recipe.epochs * max(1, windows // recipe.batch_size)):
+    if timed > (steps := recipe.steps(windows)):
         raise S2RobotError(f"the recipe has {steps} steps, {timed} are to be timed; give fewer repeats or cached_steps")
     encode_for_training(job.store, job.encoder, job.cache, job.cameras, recipe.views, recipe.validation_fraction)
     trained = train(job, out, Group(0, 1, device))
