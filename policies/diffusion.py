@@ -58,6 +58,8 @@ class Diffusion(nn.Module):
         self.train_steps, self.steps, self.prediction = train_steps, steps, prediction
         self.noiser, self.sampler = _scheduler("ddpm", train_steps, prediction, clip), sampler
         self.scheduler = _scheduler(sampler, train_steps, prediction, clip)
+        self.scheduler.set_timesteps(steps)
+        self.levels: list[int] = self.scheduler.timesteps.tolist()
 
     def loss(
         self, context: Float[Tensor, "b s e"], action: Float[Tensor, "b k a"], mask: Bool[Tensor, "b k"]
@@ -72,11 +74,13 @@ class Diffusion(nn.Module):
 
     def sample(self, context: Float[Tensor, "b s e"], noise: Float[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
         """Chunks from the given noise. DDPM's further noise comes from a generator per row that this noise seeds."""
-        self.scheduler.set_timesteps(self.steps)
+        if self.sampler == "dpm++":  # remembers its last two guesses, and what comes next
+            self.scheduler.set_timesteps(self.steps)
+            self.scheduler.set_begin_index(0)
         more: dict[str, Any] = {"generator": _generators(noise)} if self.sampler == "ddpm" else {}
         chunk, prepared = noise, self.net.prepare(context)
-        moments = self.net.time((self.scheduler.timesteps / self.train_steps).to(noise))
-        for level, moment in zip(self.scheduler.timesteps, moments, strict=True):
+        moments = self.net.time(noise.new_tensor(self.levels) / self.train_steps)
+        for level, moment in zip(self.levels, moments, strict=True):
             guess = self.net(chunk, moment.expand(len(chunk), -1), prepared)
             chunk = self.scheduler.step(guess, level, chunk, **more).prev_sample
         return chunk

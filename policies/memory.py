@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32
-from torch import Tensor
+from jaxtyping import Float32
 
 from s2robot.errors import S2RobotError
 
 
 class Seen(NamedTuple):
-    """One observation as the policy reads it: tokens by camera, normalised proprioception, goal."""
+    """One observation as the policy reads it: tokens (n, c) by camera, proprioception, goal.
 
-    tokens: Mapping[str, Float[Tensor, "n c"]]
+    Tokens are tensors with torch and numpy arrays in a bundle, which needs none.
+    """
+
+    tokens: Mapping[str, Any]
     proprio: Float32[np.ndarray, " p"]
     goal: Float32[np.ndarray, " g"]
 

@@ -76,7 +76,7 @@ build_venv() {
   # with the pinned setuptools, not with whatever is newest that day.
   install setuptools
   install --no-build-isolation --use-pep517 -e '.[all,dev]'
-  install --no-deps robosuite
+  install --no-deps robosuite openpi-client
   key > "$KEY_FILE"
   rm -f "$UNFINISHED"
 }

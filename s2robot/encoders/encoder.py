@@ -88,7 +88,7 @@ class MultiscaleEncoder(nn.Module):
 
         Raises S2RobotError on anything but uint8 (b, 3, h, w) with b > 0, and on frames smaller than the largest size.
         """
-        map_, prefix = self._maps(self._normalised_squares(images))
+        map_, prefix = self._maps(self.normalised_squares(images))
         tokens = area_pool(map_, self.grid).flatten(2).transpose(1, 2)
         return Features(tokens.contiguous(), self.grid, prefix)
 
@@ -164,7 +164,8 @@ class MultiscaleEncoder(nn.Module):
             raise S2RobotError(f"grid={grid}; the map is {rows} x {columns}: pool it to two numbers within that")
         return (wanted[0], wanted[1]), map_.shape[1] * len(self.sizes), prefix.shape[1]
 
-    def _normalised_squares(self, images: Tensor) -> Float32[Tensor, "b 3 s s"]:
+    def normalised_squares(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b 3 s s"]:
+        """The frames as the first resize gets them: square and normalised. Errors as of a call."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
             hint = "; permute(0, 3, 1, 2) first" if images.ndim == 4 and images.shape[-1] == 3 else ""
             raise S2RobotError(

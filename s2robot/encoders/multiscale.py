@@ -76,7 +76,7 @@ def multiscale_maps(
     _check_images(images)
     splits = tile_counts(sizes, tile)
     tiles = [split(resize(images, size, antialias=not reference), k) for size, k in zip(sizes, splits, strict=True)]
-    parts = [_separate(out, num_prefix_tokens) for out in _run_in_batches(model, tiles)]
+    parts = [separate_prefix(out, num_prefix_tokens) for out in run_in_batches(model, tiles)]
     maps = [merge(part.map, k) for part, k in zip(parts, splits, strict=True)]
     pooled = [area_pool(m, (maps[0].shape[-2], maps[0].shape[-1])) for m in maps]
     # (k * k * b, q, c) -> (b, q, c): every tile has its own class token, the scale gets their mean.
@@ -148,8 +148,11 @@ def area_pool(map_: Float[Tensor, "b c h w"], grid: tuple[int, int]) -> Float[Te
     return F.adaptive_avg_pool2d(map_.float(), grid).to(map_.dtype)
 
 
-def _run_in_batches(model: Model, tiles: list[Tensor]) -> list[Tensor]:
-    """Run the model once per side of tile, not once per scale: (112, 224) at tile 112 is one batch of 5 b tiles."""
+def run_in_batches(model: Model, tiles: list[Tensor]) -> list[Tensor]:
+    """Run the model once per side of tile, not once per scale: (112, 224) at tile 112 is one batch of 5 b tiles.
+
+    Raises S2RobotError where it gives another number of rows than it got.
+    """
     outputs: dict[int, Tensor] = {}
     for side in {t.shape[-1] for t in tiles}:
         group = [i for i, t in enumerate(tiles) if t.shape[-1] == side]
@@ -164,8 +167,11 @@ def _run_in_batches(model: Model, tiles: list[Tensor]) -> list[Tensor]:
     return [outputs[i] for i in range(len(tiles))]
 
 
-def _separate(out: Tensor, num_prefix_tokens: int) -> MultiscaleMaps:
-    """A model's output as a map and its prefix tokens: (b, q + h * w, c) -> (b, c, h, w), (b, q, c)."""
+def separate_prefix(out: Tensor, num_prefix_tokens: int) -> MultiscaleMaps:
+    """A model's output as a map and its prefix tokens: (b, q + h * w, c) -> (b, c, h, w), (b, q, c).
+
+    Raises S2RobotError for tokens that are no square grid.
+    """
     if out.ndim == 4 and num_prefix_tokens == 0:
         return MultiscaleMaps(out, out.new_empty(len(out), 0, out.shape[1]))
     if out.ndim != 3:

@@ -1,0 +1,1 @@
+"""Checkpoint to bundle: the only part of the room that needs torch."""
