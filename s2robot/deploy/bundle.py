@@ -60,7 +60,8 @@ class Decisions:
 class Manifest:
     """What `manifest.json` holds.
 
-    `encoders` maps a camera to the file of its encoder; `parity` is what export measured; `task_config` builds the simulated task of the demonstrations again, and is empty for those of a real robot.
+    `encoders` maps a camera to the file of its encoder; `parity` is what export measured; `task_config` builds the
+    simulated task of the demonstrations again, and is empty for those of a real robot.
     """
 
     kind: Literal["bundle"]
