@@ -141,13 +141,7 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """One control tick (50 ms). Reward 1 on success. `info["end"]` says `success` or `horizon` at the end."""
-        action = np.asarray(action, np.float64)
-        if action.shape != (len(ACTION_SPEC.names),) or not np.isfinite(action).all():
-            raise S2RobotError(f"action {action!r}: need {len(ACTION_SPEC.names)} finite numbers in [-1, 1]")
-        action = np.clip(action, -1.0, 1.0)
-        if abs(action[-1]) < GRIPPER_DEAD_BAND:
-            action[-1] = 0.0  # robosuite takes the sign alone, so any policy's "hold" would move at full speed
-        self.world.step(action)
+        self.world.step(checked_action(action))
         self.steps += 1
         if self.is_success():
             self.end = "success"
@@ -265,6 +259,17 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
             "goal": self.goal.copy(),
             "time_s": np.array([max(self.data.time, 0.0)]),
         }
+
+
+def checked_action(action: Sequence[float] | np.ndarray) -> Float64[np.ndarray, " a"]:
+    """An action as the world takes it. Raises S2RobotError unless it is finite and has the right length."""
+    given = np.asarray(action, np.float64)
+    if given.shape != (len(ACTION_SPEC.names),) or not np.isfinite(given).all():
+        raise S2RobotError(f"action {given!r}: need {len(ACTION_SPEC.names)} finite numbers in [-1, 1]")
+    taken = np.clip(given, -1.0, 1.0)
+    if abs(taken[-1]) < GRIPPER_DEAD_BAND:
+        taken[-1] = 0.0  # robosuite takes the sign alone, so any policy's "hold" would move at full speed
+    return taken
 
 
 class PixelObservation(gymnasium.ObservationWrapper[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray]]):

@@ -84,11 +84,14 @@ class Gate:
     cameras: tuple[str, ...]
     axes: tuple[Axis, ...]
     grippers: tuple[int, ...]
-    chunk: int
+    chunk: tuple[int, int]
 
     @classmethod
-    def create(cls, limits: Limits, action: ActionSpec, observation: ObservationSpec, chunk: int) -> Gate:
-        """Raises S2RobotError where limits, action and observation do not fit each other."""
+    def create(cls, limits: Limits, action: ActionSpec, observation: ObservationSpec, chunk: tuple[int, int]) -> Gate:
+        """For chunks of shape `chunk` (k, a), whose a is longer than an action's where target poses become deltas.
+
+        Raises S2RobotError where limits, action and observation do not fit each other.
+        """
         if limits.watchdog_s < 2 / action.rate_hz:
             raise S2RobotError(f"watchdog_s={limits.watchdog_s}: give two ticks of {1 / action.rate_hz:g} s at least")
         if action.mode == "absolute" and action.rotation not in ("none", "axis_angle"):
@@ -138,8 +141,8 @@ class Gate:
             return f"no array but {type(chunk).__name__}"
         if chunk.dtype not in (np.float32, np.float64):
             return f"dtype {chunk.dtype}, not float32"
-        if chunk.shape != (self.chunk, len(self.action.names)):
-            return f"shape {chunk.shape}, not ({self.chunk}, {len(self.action.names)})"
+        if chunk.shape != self.chunk:
+            return f"shape {chunk.shape}, not {self.chunk}"
         if not np.isfinite(chunk).all():
             return "not finite"
         return None

@@ -3,7 +3,8 @@
 Everything is in displacement per tick: `w` the displacement of a tick, `b` its change from tick to tick, `c` the
 largest change of `b`. Velocity, acceleration and jerk are these times rate, rate^2 and rate^3. A state is kept from
 which some sequence of allowed changes leads to rest inside all limits (a viable state), so a limit never has to be
-broken to keep another one. The idea is that of online trajectory generation (Kroeger, Springer STAR 58, 2010); here time is discrete.
+broken to keep another one. The idea is that of online trajectory generation (Kroeger, Springer STAR 58, 2010), here
+in discrete time.
 """
 
 from __future__ import annotations

@@ -36,8 +36,10 @@ class WireError(S2RobotError):
 
 @dataclass(frozen=True)
 class Request:
-    """One observation to decide on. `id` comes back with the answer; `budget_ms` after its arrival an answer is of no use
-    to the sender any more; `reset` says that an episode begins; (`seed`, `id`) seed the noise of a sampling policy.
+    """One observation to decide on.
+
+    `id` comes back with the answer; `budget_ms` after its arrival an answer is of no use to the sender any more;
+    `reset` says that an episode begins; (`seed`, `id`) seed the noise of a sampling policy.
     """
 
     observation: Observation
@@ -97,7 +99,7 @@ def request_frame(request: Request) -> bytes:
 
 
 def read_request(frame: bytes | str, spec: ObservationSpec) -> Request:
-    """A request for a policy that sees `spec`. Raises WireError naming the first key that is missing, unknown or wrong."""
+    """A request for a policy that sees `spec`. Raises WireError naming the first key that is missing or wrong."""
     message = unpack(frame, most_bytes(spec))
     images = {f"images/{camera.name}": (camera.height, camera.width, 3) for camera in spec.cameras}
     vectors = {"proprio": (len(spec.proprio),), "goal": (len(spec.goal),)}

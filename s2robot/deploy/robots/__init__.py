@@ -1,0 +1,1 @@
+"""Robots behind one protocol of five methods: a simulated one, a ROS 2 graph, a recorded log."""

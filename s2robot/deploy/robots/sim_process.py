@@ -1,0 +1,264 @@
+"""The simulated robot's own process: physics on the wall clock, cameras at their rate, a watchdog, faults to switch on.
+
+    python -m s2robot.deploy.robots.sim_process FD        (started by `SimRobot`; FD is one end of a socket pair)
+
+Everything that came over the link and what was done with it is journalled, so that a test can say what reached the arm.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from s2robot.deploy.limits import axes_of, parse_limits
+from s2robot.deploy.robots.link import Link
+from s2robot.deploy.robots.watchdog import Watchdog
+from s2robot.errors import S2RobotError, unknown_name
+from s2robot.gl import select_gl_backend
+
+MOST_LAG_S = 0.25  # a process that was stopped goes on from here, it does not race to catch up
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What goes wrong, all at random from one seed. Rates are per message; times in s.
+
+    Args:
+        proprio_noise: standard deviation added to proprioception, in the unit of each element.
+        latency_s: everything that the robot sends is late by so much.
+        jitter_s: and by up to so much more.
+        drop_frames: share of camera frames that are lost.
+        frozen: a camera that goes on counting but shows an old picture.
+        stopped: a camera that sends nothing any more.
+        stuck_joint: of the arm.
+        cut: the cable: nothing comes out any more, and nothing gets in.
+    """
+
+    proprio_noise: float = 0.0
+    latency_s: float = 0.0
+    jitter_s: float = 0.0
+    drop_frames: float = 0.0
+    frozen: str | None = None
+    stopped: str | None = None
+    stuck_joint: int | None = None
+    cut: bool = False
+
+    def changed(self, changes: Mapping[str, Any]) -> Faults:
+        """Raises S2RobotError for a fault that does not exist."""
+        for name in changes:
+            if name not in asdict(self):
+                raise unknown_name("fault", name, asdict(self))
+        return replace(self, **changes)
+
+
+@dataclass
+class _Camera:
+    period_s: float
+    due_s: float = 0.0
+    counter: int = 0
+    picture: np.ndarray = field(default_factory=lambda: np.zeros((1, 1, 3), np.uint8))
+
+
+class SimProcess:
+    """One robot in one world. `run` ends when the other end closes."""
+
+    def __init__(self, link: Link, config: Mapping[str, Any]) -> None:
+        from s2robot.envs import make_task
+        from s2robot.envs.realtime import RealTimeTask
+
+        self.link = link
+        task = dict(config["task"])
+        self.world = RealTimeTask(make_task(task))
+        self.spec = self.world.task.dataset_spec(task["cameras"])
+        limits = parse_limits(config["limits"], "the simulated robot")
+        axes = axes_of(limits, self.spec.action, self.spec.observation)
+        period_s = 1.0 / self.spec.action.rate_hz
+        self.period_s = period_s
+        self.watchdog = Watchdog(axes, len(self.spec.action.names), period_s, limits.watchdog_s)
+        self.cameras = {name: _Camera(1.0 / float(config["camera_hz"])) for name in task["cameras"]}
+        self.state_period_s = 1.0 / float(config["state_hz"])
+        self.rng = np.random.default_rng(int(config["seed"]))
+        self.faults = Faults().changed(config.get("faults", {}))
+        self.journal: list[dict[str, Any]] = []
+        self._outbox: list[tuple[float, int, dict[str, Any]]] = []
+        self._order = count()
+        self._state_due_s = 0.0
+        self._first_command_s: float | None = None
+        self._done = False
+        self._state_counter = 0
+
+    def run(self) -> None:
+        """Physics, cameras, messages, in turns."""
+        self.world.reset(0)
+        last_s = time.monotonic()
+        behind_s = 0.0
+        while True:
+            wake_s = min(last_s + self.world.step_s, *(c.due_s for c in self.cameras.values()), self._state_due_s)
+            timeout_s = max(0.0, min(wake_s, last_s + self.world.step_s) - time.monotonic())
+            if select.select([self.link.socket], [], [], timeout_s)[0]:
+                try:
+                    for message in self.link.received():
+                        self._handle(message)
+                except EOFError:
+                    return
+            now_s = time.monotonic()
+            behind_s = min(behind_s + now_s - last_s, MOST_LAG_S)
+            last_s = now_s
+            braking = self.watchdog.due(now_s)
+            if braking is not None:
+                self._execute(braking, now_s, "brake")
+            steps = int(behind_s / self.world.step_s)
+            if steps:
+                self.world.advance(steps)
+                behind_s -= steps * self.world.step_s
+                self._done = self._done or self.world.task.is_success()
+            self._sense(now_s)
+            self._send_due()
+
+    # What comes in.
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        now_s = time.monotonic()
+        kind = message.get("kind")
+        if kind == "command":
+            if not self.faults.cut:
+                self._command(message["action"], now_s)
+        elif kind == "stop":
+            self.watchdog.latch("told to stop")
+        elif kind == "arm":
+            self._reply(message, {"ok": self.watchdog.rearm(), "fault": self.watchdog.fault})
+        elif kind == "reset":
+            self._reset(message)
+        elif kind == "faults":
+            self._set_faults(message)
+        elif kind == "journal":
+            self._reply(message, {"journal": json.dumps(self.journal)})
+            self.journal = []
+
+    def _command(self, action: np.ndarray, now_s: float) -> None:
+        accepted = self.watchdog.command(action.tolist(), now_s)
+        self._note("command", now_s, action.tolist(), accepted=accepted)
+        if accepted:
+            if self._first_command_s is None:
+                self._first_command_s = now_s
+            self.world.command(action)
+
+    def _execute(self, action: tuple[float, ...], now_s: float, kind: str) -> None:
+        self._note(kind, now_s, list(action), fault=self.watchdog.fault)
+        self.world.command(action)
+
+    def _note(self, kind: str, now_s: float, action: list[float], **more: Any) -> None:
+        """What was commanded to the arm; braking is noted until it stands."""
+        if kind == "brake" and self.journal and self.journal[-1]["kind"] == "brake" and self.journal[-1]["rest"]:
+            return
+        # JSON has no NaN: what is not finite is noted as such.
+        finite = bool(np.isfinite(action).all())
+        entry = {"kind": kind, "time_s": now_s, "action": action if finite else [repr(x) for x in action]}
+        self.journal.append(entry | {"finite": finite, "rest": self.watchdog.at_rest()} | more)
+
+    def _reset(self, message: dict[str, Any]) -> None:
+        state = self.world.reset(int(message["seed"]))
+        self._done, self._first_command_s = False, None
+        now_s = time.monotonic()
+        for camera in self.cameras.values():
+            camera.due_s = now_s
+        self._state_due_s = now_s
+        self._outbox.clear()
+        self._sense(now_s, at_once=True)
+        self._reply(message, {"initial_state_sha256": state})
+
+    def _set_faults(self, message: dict[str, Any]) -> None:
+        try:
+            self.faults = self.faults.changed(json.loads(message["faults"]))
+        except (S2RobotError, ValueError, TypeError) as error:
+            self._reply(message, {"error": str(error)})
+            return
+        self.world.stick(self.faults.stuck_joint)
+        self._reply(message, {})
+
+    def _reply(self, message: dict[str, Any], answer: dict[str, Any]) -> None:
+        """Answers to the test bench go past the faults."""
+        self.link.send({"kind": "answer", "id": message.get("id", 0), **answer})
+
+    # What goes out.
+
+    def _sense(self, now_s: float, at_once: bool = False) -> None:
+        task = self.world.task
+        for name, camera in self.cameras.items():
+            if now_s < camera.due_s:
+                continue
+            camera.due_s = max(camera.due_s + camera.period_s, now_s)
+            camera.counter += 1
+            if self.faults.stopped == name or (not at_once and self.rng.random() < self.faults.drop_frames):
+                continue
+            if self.faults.frozen != name:
+                camera.picture = task.frames([name])[name]
+            frame = {"kind": "frame", "camera": name, "counter": camera.counter, "stamp_s": float(task.data.time)}
+            picture = camera.picture
+            self._post({**frame, "picture": picture, "digest": zlib.crc32(picture.tobytes())}, at_once)
+        if now_s >= self._state_due_s:
+            self._state_due_s = max(self._state_due_s + self.state_period_s, now_s)
+            self._post(self._state(), at_once)
+
+    def _state(self) -> dict[str, Any]:
+        observation = self.world.task._observe()
+        proprio = observation["proprio"]
+        if self.faults.proprio_noise:
+            proprio = proprio + self.rng.normal(0.0, self.faults.proprio_noise, proprio.shape).astype(np.float32)
+        self._state_counter += 1
+        positions, speeds = self.world.joints()
+        return {
+            "kind": "state",
+            "counter": self._state_counter,
+            "proprio": proprio,
+            "joints": positions,
+            "joint_speeds": speeds,
+            "goal": observation["goal"],
+            "fault": self.watchdog.fault,
+            "done": self._done,
+        }
+
+    def _post(self, message: dict[str, Any], at_once: bool) -> None:
+        late_s = 0.0 if at_once else self.faults.latency_s + self.faults.jitter_s * float(self.rng.random())
+        heappush(self._outbox, (time.monotonic() + late_s, next(self._order), message))
+
+    def _send_due(self) -> None:
+        while self._outbox and self._outbox[0][0] <= time.monotonic():
+            message = heappop(self._outbox)[2]
+            if not self.faults.cut:
+                self.link.send(message)
+
+
+def main() -> None:
+    """Read the configuration from the link, say who the robot is, run."""
+    link = Link(socket.socket(fileno=int(sys.argv[1])))
+    select_gl_backend()
+    config: dict[str, Any] = {}
+    while not config:
+        for message in link.received():
+            config = json.loads(message["config"])
+    try:
+        process = SimProcess(link, config)
+    except S2RobotError as error:
+        link.send({"kind": "info", "error": str(error)})
+        return
+    link.send({"kind": "info", "spec": json.dumps(process.spec.to_json())})
+    try:
+        process.run()
+    except (OSError, KeyboardInterrupt):  # the loop has gone, or Ctrl-C reached both: the loop is who stops the arm
+        return
+
+
+if __name__ == "__main__":
+    main()
