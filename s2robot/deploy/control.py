@@ -1,0 +1,265 @@
+"""`s2robot control`: the loop next to the robot, at a fixed rate.
+
+Each tick: the newest reading in, a finished chunk into the buffer, one proposal through the gate, the entry into the
+log, the command out. Inference runs in another thread; deciding what to do never waits for it.
+
+Dims: a action, g goal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from s2robot.deploy.brain import Brain, Plan, Step
+from s2robot.deploy.bundle import Identity
+from s2robot.deploy.deciders import Answer, Asked, Decider, Worker
+from s2robot.deploy.log import Arrival, ChunkEntry, EventEntry, LogWriter, TickEntry
+from s2robot.deploy.replay import LATCH, REARM
+from s2robot.deploy.robots.interface import Reading, Robot, RobotInfo, RobotLost
+from s2robot.deploy.wire import Request
+from s2robot.errors import MismatchError, S2RobotError
+from s2robot.types import Observation, ObservationSpec, require_equal
+
+SPIN_S = 0.0005  # before a tick: sleeping wakes up late by about so much
+
+
+@dataclass
+class Timings:
+    """All in s. `late`: when a tick's command went out, after the tick's scheduled time; `capture`: from the arrival of
+    the oldest frame of a decision to the first command of its chunk; `infer`: from asking to the answer.
+    """
+
+    late: list[float] = field(default_factory=list)
+    capture: list[float] = field(default_factory=list)
+    infer: list[float] = field(default_factory=list)
+    gate: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Summary:
+    """What a run came to. `missed` ticks whose command went out a period late or more."""
+
+    ticks: int = 0
+    sent: int = 0
+    held: int = 0
+    missed: int = 0
+    done: bool = False
+    fault: str | None = None
+    counters: dict[str, int] = field(default_factory=dict)
+    seams: list[float] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)
+
+
+class Loop:
+    """One run of one policy on one robot. `run` may be called again for the next episode.
+
+    Args:
+        robot: connected.
+        info: what it said it is.
+        decider: who decides; its identity has been compared with `info` (`handshake`).
+        plan: limits, overlap and the rest.
+        log: None leaves it out, for measurements of what it costs.
+        goal: what the policy is asked to do.
+        armed: whether commands go out; otherwise everything but that happens.
+        pictures: whether the pictures that were decided on go into the log.
+        show: called once per tick with the summary so far and the fault.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        info: RobotInfo,
+        decider: Decider,
+        plan: Plan,
+        log: LogWriter | None,
+        goal: Float32[np.ndarray, " g"],
+        armed: bool = False,
+        pictures: bool = True,
+        show: Callable[[Summary, Brain], None] | None = None,
+    ) -> None:
+        self.robot, self.info, self.decider, self.plan, self.log = robot, info, decider, plan, log
+        self.goal, self.armed, self.pictures, self.show = goal, armed, pictures, show
+        self.period_s = 1.0 / plan.action.rate_hz
+        self.cameras = tuple(camera.name for camera in plan.observation.cameras)
+        self.worker = Worker(decider)
+        self.summary = Summary()
+        self._stopping = ""
+        self._rearm = False
+        self._ids = 0
+        self._first_of: float | None = None  # when the newest chunk's frame arrived, until its first command is out
+
+    def stop(self, why: str) -> None:
+        """Brake, stand, end; may be called from a signal handler."""
+        self._stopping = self._stopping or why
+
+    def rearm(self) -> None:
+        """A person says go on after a fault; takes effect at the next tick, where everything stands."""
+        self._rearm = True
+
+    def close(self) -> None:
+        """Ends the thread that asks."""
+        self.worker.close()
+
+    def run(
+        self, ticks: int | None = None, seed: int = 0, end_at_fault: bool = True, until_done: bool = True
+    ) -> Summary:
+        """Run `ticks` ticks, for ever by default, or until the robot says that the task is done.
+
+        Ends once everything stands after `stop` or, with `end_at_fault`, after a fault. Raises RobotLost where the
+        robot goes, S2RobotError where the log cannot be written: the robot's own side brakes then.
+        """
+        self.summary, self._stopping = Summary(), ""
+        self._asked: Asked | None = None
+        self._first_of, self._begin, self._seed = None, True, seed
+        self.worker.forget()
+        reading = self.robot.read()
+        brain = Brain(self.plan, reading.sense)
+        next_s = time.monotonic()
+        try:
+            while True:
+                _sleep_until(next_s)
+                now_s = time.monotonic()
+                reading = self.robot.read()
+                self._tick(brain, reading, now_s)
+                late_s = time.monotonic() - next_s
+                self.summary.timings.late.append(late_s)
+                if late_s >= self.period_s:
+                    self.summary.missed += 1
+                # A late tick moves those after it: two commands in a short time would be another speed.
+                next_s = next_s + self.period_s if late_s < self.period_s / 2 else time.monotonic() + self.period_s
+                self.summary.done = self.summary.done or reading.done
+                if self._ended(brain, ticks, end_at_fault, until_done):
+                    break
+        except RobotLost as error:
+            self._event("robot lost", str(error), time.monotonic())
+            raise
+        finally:
+            self.summary.fault = brain.fault
+            self.summary.counters = dict(brain.counters)
+            self.summary.seams = list(brain.buffer.seams)
+        return self.summary
+
+    def _ended(self, brain: Brain, ticks: int | None, end_at_fault: bool, until_done: bool) -> bool:
+        if ticks is not None and self.summary.ticks >= ticks:
+            self.stop("time is up")
+        if until_done and self.summary.done:
+            self.stop("done")
+        if brain.fault is not None and end_at_fault:
+            self.stop(brain.fault)
+        return bool(self._stopping) and brain.at_rest()
+
+    def _tick(self, brain: Brain, reading: Reading, now_s: float) -> None:
+        self._take_answer(brain, now_s)
+        if reading.fault and brain.fault is None:
+            self._latch(brain, f"the robot's own side: {reading.fault}", now_s)
+        if self._rearm and brain.at_rest():
+            self._rearm = False
+            self._event(REARM, "by a person", now_s)
+            brain.rearm(reading.sense)
+        if self._stopping:
+            brain.buffer.flush()
+        elif not self.worker.busy and brain.wants_decision(self._asked.at if self._asked else None):
+            self._ask(brain, reading, now_s)
+        start_s = time.perf_counter()
+        step = brain.tick(reading.sense, now_s)
+        self.summary.timings.gate.append(time.perf_counter() - start_s)
+        self._send(brain, reading, step, now_s)
+        if self.show is not None:
+            self.show(self.summary, brain)
+
+    def _send(self, brain: Brain, reading: Reading, step: Step, now_s: float) -> None:
+        fault, summary = brain.fault or "", self.summary
+        if self.log is not None:
+            self._written(lambda log: log.tick(TickEntry(now_s, reading.sense, step, fault, self.armed)))
+        if self.armed:
+            self.robot.write(step.decision.command)
+            summary.sent += 1
+        summary.ticks += 1
+        summary.held += step.decision.held
+        if self._first_of is not None and not step.decision.held:
+            summary.timings.capture.append(time.monotonic() - self._first_of)
+            self._first_of = None
+
+    def _ask(self, brain: Brain, reading: Reading, now_s: float) -> None:
+        if brain.unfit(reading.sense, now_s):
+            return
+        sense, self._ids = reading.sense, self._ids + 1
+        images = {camera: reading.images[camera] for camera in self.cameras}
+        observation = Observation(images, np.array(sense.proprio, np.float32), self.goal, now_s)
+        request = Request(observation, self._ids, self._begin, None, self._seed)
+        captured_s = min([sense.received_s, *(sense.cameras[camera].received_s for camera in self.cameras)])
+        self._asked, self._begin = Asked(request, brain.buffer.tick, captured_s, time.monotonic()), False
+        self.worker.ask(self._asked)
+        if self.log is not None and self.pictures:
+            for camera, picture in images.items():
+                self._written(partial(LogWriter.picture, camera=camera, picture=picture, now_s=now_s))
+
+    def _take_answer(self, brain: Brain, now_s: float) -> None:
+        answer = self.worker.answer()
+        if answer is None:
+            return
+        if answer.error is not None:
+            self._failed(brain, answer, now_s)
+            return
+        asked = answer.asked
+        self.summary.timings.infer.append(now_s - asked.asked_s)
+        arrival = Arrival(asked.request.id, asked.at, asked.captured_s, asked.asked_s, answer.chunk)
+        verdict = brain.take_chunk(asked.at, answer.chunk)
+        if self.log is not None:
+            self._written(lambda log: log.chunk(ChunkEntry(now_s, arrival, verdict)))
+        if not verdict:
+            self._first_of = asked.captured_s
+
+    def _failed(self, brain: Brain, answer: Answer, now_s: float) -> None:
+        """No chunk: hold, and ask again at the next tick. Another policy than was agreed on is a fault."""
+        self._asked = None
+        brain.counters["no decision"] += 1
+        self._event("no decision", str(answer.error), now_s)
+        if isinstance(answer.error, MismatchError):
+            self._latch(brain, f"another policy answers: {answer.error}", now_s)
+
+    def _latch(self, brain: Brain, fault: str, now_s: float) -> None:
+        self._event(LATCH, fault, now_s)
+        brain.latch(fault)
+
+    def _event(self, kind: str, text: str, now_s: float) -> None:
+        self._written(lambda log: log.event(EventEntry(now_s, kind, text)))
+
+    def _written(self, write: Callable[[LogWriter], Any]) -> None:
+        """No log, no motion: where an entry cannot be written, no command follows, and the robot's own side brakes."""
+        if self.log is None:
+            return
+        try:
+            write(self.log)
+        except S2RobotError as error:
+            self.log.abandon()
+            if self.armed:
+                self.robot.stop()
+            raise S2RobotError(f"nothing moves without a log: {error}") from error
+
+
+def handshake(identity: Identity, info: RobotInfo) -> ObservationSpec:
+    """Policy and robot speak of the same things; returns what the robot shows of what the policy reads.
+
+    Raises MismatchError naming the first difference, before anything is armed.
+    """
+    remedy = f"{info.name} is not the robot that this policy was trained for; map names in its YAML, or train for it"
+    require_equal("the action", identity.action, info.action, remedy)
+    ours, theirs = identity.observation, info.observation
+    require_equal("proprioception", list(ours.proprio), list(theirs.proprio), remedy)
+    known = {camera.name: camera for camera in theirs.cameras}
+    for camera in ours.cameras:
+        require_equal(f"camera {camera.name}", camera, known.get(camera.name), remedy)
+    return ours
+
+
+def _sleep_until(when_s: float) -> None:
+    while (left_s := when_s - time.monotonic()) > 0:
+        time.sleep(left_s - SPIN_S if left_s > 2 * SPIN_S else 0)

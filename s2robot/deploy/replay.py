@@ -1,0 +1,58 @@
+"""Is the log the whole story? Every decision in it, taken again from what it says led there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2robot.deploy.brain import Brain
+from s2robot.deploy.log import ChunkEntry, LogReader, TickEntry
+from s2robot.errors import DamagedError
+
+LATCH, REARM = "latch", "rearm"  # kinds of events that change what is decided
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How many entries were decided again, and the ticks that came out otherwise: (number of the tick entry, what)."""
+
+    ticks: int
+    chunks: int
+    differences: tuple[tuple[int, str], ...]
+
+    @property
+    def exact(self) -> bool:
+        """The log explains every decision."""
+        return not self.differences
+
+
+def replay(path: Path) -> Replay:
+    """Raises DamagedError for a file that is no log."""
+    log = LogReader(path)
+    brain: Brain | None = None
+    ticks = chunks = 0
+    wrong: list[tuple[int, str]] = []
+    rearm = False
+    for entry in log.entries():
+        if isinstance(entry, TickEntry):
+            brain = brain or Brain(log.plan, entry.sense)
+            if rearm:
+                brain.rearm(entry.sense)
+                rearm = False
+            step = brain.tick(entry.sense, entry.now_s)
+            found = (step.tick, step.proposal, step.decision, brain.fault or "")
+            logged = (entry.step.tick, entry.step.proposal, entry.step.decision, entry.fault)
+            wrong += [(ticks, f"{a!r} instead of {b!r}") for a, b in zip(found, logged, strict=True) if a != b]
+            ticks += 1
+        elif isinstance(entry, ChunkEntry):
+            if brain is None:
+                raise DamagedError(f"{path}: a chunk came before the first tick")
+            verdict = brain.take_chunk(entry.arrival.at, entry.arrival.chunk)
+            if verdict != entry.verdict:
+                wrong.append((ticks, f"chunk {entry.arrival.id}: {verdict!r} instead of {entry.verdict!r}"))
+            chunks += 1
+        elif entry.kind == LATCH and brain is not None:
+            brain.latch(entry.text)
+        elif entry.kind == REARM:
+            rearm = True
+    return Replay(ticks, chunks, tuple(wrong))
