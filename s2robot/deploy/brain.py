@@ -82,16 +82,22 @@ class Brain:
         keep = None if plan.overlap else how.execute
         self.buffer = ChunkBuffer(how.ensemble, plan.blend, keep)
         self.counters: Counter[str] = Counter()
+        self.stopping = False
 
     # What happens to it.
 
-    def take_chunk(self, at: int, chunk: object) -> str:
-        """A chunk whose observation belongs to tick `at`. Returns why it is of no use, empty where it is."""
+    def take_chunk(self, at: int, chunk: object, captured_s: float, now_s: float) -> str:
+        """A chunk whose observation belongs to tick `at` and was captured at `captured_s`. Returns why it is of no use,
+        empty where it is.
+        """
         self.state, fault = self.gate.check_chunk(self.state, chunk)
         if fault is not None:
             self.counters["bad chunk"] += 1
             return fault
         assert isinstance(chunk, np.ndarray)
+        if not 0.0 <= now_s - captured_s <= self.plan.limits.age_s:
+            self.counters["old chunk"] += 1
+            return f"its observation is {now_s - captured_s:.3f} s old"
         if not self.buffer.add(at, chunk.astype(np.float64)):
             self.counters["spent chunk"] += 1
             return "spent"
@@ -109,6 +115,10 @@ class Brain:
         self.counters.update(reason.split(":")[0] for reason in decision.reasons)
         return Step(tick, proposal, decision)
 
+    def stop(self) -> None:
+        """The run ends: brake, and execute nothing any more."""
+        self.stopping = True
+
     def latch(self, fault: str) -> None:
         """A fault from outside the gate."""
         self.state = self.gate.latch(self.state, fault)
@@ -122,7 +132,7 @@ class Brain:
 
     def wants_decision(self, asked_at: int | None) -> bool:
         """Whether it is time to look and decide again; `asked_at` is the tick of the last observation decided on."""
-        if self.state.fault is not None:
+        if self.state.fault is not None or self.stopping:
             return False
         if self.buffer.planned() == 0 or asked_at is None:
             return True
@@ -143,7 +153,7 @@ class Brain:
 
     def _proposal(self, sense: Sense) -> tuple[float, ...] | None:
         action = self.buffer.action()
-        if action is None:
+        if action is None or self.stopping:
             return None
         if self.plan.decisions.representation == "absolute":
             if not all(map(math.isfinite, sense.proprio)):

@@ -21,7 +21,7 @@ from s2robot.deploy.brain import Brain, Plan, Step
 from s2robot.deploy.bundle import Identity
 from s2robot.deploy.deciders import Answer, Asked, Decider, Worker
 from s2robot.deploy.log import Arrival, ChunkEntry, EventEntry, LogWriter, TickEntry
-from s2robot.deploy.replay import LATCH, REARM
+from s2robot.deploy.replay import LATCH, REARM, STOP
 from s2robot.deploy.robots.interface import Reading, Robot, RobotInfo, RobotLost
 from s2robot.deploy.wire import Request
 from s2robot.errors import MismatchError, S2RobotError
@@ -99,6 +99,11 @@ class Loop:
         """Brake, stand, end; may be called from a signal handler."""
         self._stopping = self._stopping or why
 
+    @property
+    def stopping(self) -> str:
+        """Why it is about to end; empty while it is not."""
+        return self._stopping
+
     def rearm(self) -> None:
         """A person says go on after a fault; takes effect at the next tick, where everything stands."""
         self._rearm = True
@@ -125,8 +130,8 @@ class Loop:
         try:
             while True:
                 _sleep_until(next_s)
-                now_s = time.monotonic()
                 reading = self.robot.read()
+                now_s = time.monotonic()  # after reading: nothing that was read is of the future
                 self._tick(brain, reading, now_s)
                 late_s = time.monotonic() - next_s
                 self.summary.timings.late.append(late_s)
@@ -163,9 +168,10 @@ class Loop:
             self._rearm = False
             self._event(REARM, "by a person", now_s)
             brain.rearm(reading.sense)
-        if self._stopping:
-            brain.buffer.flush()
-        elif not self.worker.busy and brain.wants_decision(self._asked.at if self._asked else None):
+        if self._stopping and not brain.stopping:
+            self._event(STOP, self._stopping, now_s)
+            brain.stop()
+        if not self.worker.busy and brain.wants_decision(self._asked.at if self._asked else None):
             self._ask(brain, reading, now_s)
         start_s = time.perf_counter()
         step = brain.tick(reading.sense, now_s)
@@ -211,7 +217,7 @@ class Loop:
         asked = answer.asked
         self.summary.timings.infer.append(now_s - asked.asked_s)
         arrival = Arrival(asked.request.id, asked.at, asked.captured_s, asked.asked_s, answer.chunk)
-        verdict = brain.take_chunk(asked.at, answer.chunk)
+        verdict = brain.take_chunk(asked.at, answer.chunk, asked.captured_s, now_s)
         if self.log is not None:
             self._written(lambda log: log.chunk(ChunkEntry(now_s, arrival, verdict)))
         if not verdict:

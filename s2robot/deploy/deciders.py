@@ -141,10 +141,14 @@ class Worker:
             if self.answer() is None:
                 time.sleep(0.001)
 
-    def close(self) -> None:
-        """Ends the thread once what runs is finished; does not wait for a server that hangs."""
+    def end(self) -> None:
+        """End the thread once what runs is finished; does not wait for a server that hangs."""
         self._requests.put(None)
         self._thread.join(0.5)
+
+    def close(self) -> None:
+        """End the thread and let go of the decider."""
+        self.end()
         self._decider.close()
 
     def _work(self) -> None:

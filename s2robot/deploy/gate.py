@@ -138,7 +138,7 @@ class Gate:
 
     def _chunk_fault(self, chunk: object) -> str | None:
         if not isinstance(chunk, np.ndarray):
-            return f"no array but {type(chunk).__name__}"
+            return "no array"
         if chunk.dtype not in (np.float32, np.float64):
             return f"dtype {chunk.dtype}, not float32"
         if chunk.shape != self.chunk:

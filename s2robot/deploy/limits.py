@@ -50,7 +50,8 @@ class Limits:
     Args:
         axes: action element -> its limits.
         grippers: elements that are no motion: kept within the action spec's limits, and held where everything stops.
-        age_s: an older observation stops inference and motion (per stream, local clock).
+        age_s: an older observation stops inference and motion (per stream, local clock), and a chunk whose observation
+            is older when it comes is not used.
         frozen_s: a camera whose picture stays equal for so long, while the arm moved by more than `frozen_motion` (in
             the unit of each element of proprioception), shows the past.
         frozen_motion: see there.

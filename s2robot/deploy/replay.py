@@ -9,7 +9,7 @@ from s2robot.deploy.brain import Brain
 from s2robot.deploy.log import ChunkEntry, LogReader, TickEntry
 from s2robot.errors import DamagedError
 
-LATCH, REARM = "latch", "rearm"  # kinds of events that change what is decided
+LATCH, REARM, STOP = "latch", "rearm", "stop"  # kinds of events that change what is decided
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def replay(path: Path) -> Replay:
         elif isinstance(entry, ChunkEntry):
             if brain is None:
                 raise DamagedError(f"{path}: a chunk came before the first tick")
-            verdict = brain.take_chunk(entry.arrival.at, entry.arrival.chunk)
+            arrival = entry.arrival
+            verdict = brain.take_chunk(arrival.at, arrival.chunk, arrival.captured_s, entry.now_s)
             if verdict != entry.verdict:
                 wrong.append((ticks, f"chunk {entry.arrival.id}: {verdict!r} instead of {entry.verdict!r}"))
             chunks += 1
@@ -55,4 +56,6 @@ def replay(path: Path) -> Replay:
             brain.latch(entry.text)
         elif entry.kind == REARM:
             rearm = True
+        elif entry.kind == STOP and brain is not None:
+            brain.stop()
     return Replay(ticks, chunks, tuple(wrong))

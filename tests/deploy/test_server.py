@@ -91,7 +91,7 @@ def test_the_fields_own_client_gets_the_chunks_of_the_bundle(bundle: Path) -> No
             want = policy.chunk(observation, policy.new_memory(), (0, 0))
             np.testing.assert_array_equal(answer["actions"], want)
             assert answer["server_timing"]["infer_ms"] > 0
-        with pytest.raises(RuntimeError, match="bad_request.*proprio"):
+        with pytest.raises(RuntimeError, match=r"bad_request.*proprio"):
             client.infer(flat(observation) | {"proprio": np.zeros(4, np.float32)})
         np.testing.assert_array_equal(client.infer(flat(observation))["actions"], want)  # it goes on
         assert health(server)["answers"] == {"ok": 4, "bad_request": 1}

@@ -82,10 +82,9 @@ class SimProcess:
         self.world = RealTimeTask(make_task(task))
         self.spec = self.world.task.dataset_spec(task["cameras"])
         limits = parse_limits(config["limits"], "the simulated robot")
-        axes = axes_of(limits, self.spec.action, self.spec.observation)
-        period_s = 1.0 / self.spec.action.rate_hz
-        self.period_s = period_s
-        self.watchdog = Watchdog(axes, len(self.spec.action.names), period_s, limits.watchdog_s)
+        self.limits = limits
+        self.axes = axes_of(limits, self.spec.action, self.spec.observation)
+        self.watchdog = self._new_watchdog()
         self.cameras = {name: _Camera(1.0 / float(config["camera_hz"])) for name in task["cameras"]}
         self.state_period_s = 1.0 / float(config["state_hz"])
         self.rng = np.random.default_rng(int(config["seed"]))
@@ -94,9 +93,12 @@ class SimProcess:
         self._outbox: list[tuple[float, int, dict[str, Any]]] = []
         self._order = count()
         self._state_due_s = 0.0
-        self._first_command_s: float | None = None
         self._done = False
         self._state_counter = 0
+
+    def _new_watchdog(self) -> Watchdog:
+        action = self.spec.action
+        return Watchdog(self.axes, len(action.names), 1.0 / action.rate_hz, self.limits.watchdog_s)
 
     def run(self) -> None:
         """Physics, cameras, messages, in turns."""
@@ -150,8 +152,6 @@ class SimProcess:
         accepted = self.watchdog.command(action.tolist(), now_s)
         self._note("command", now_s, action.tolist(), accepted=accepted)
         if accepted:
-            if self._first_command_s is None:
-                self._first_command_s = now_s
             self.world.command(action)
 
     def _execute(self, action: tuple[float, ...], now_s: float, kind: str) -> None:
@@ -169,7 +169,7 @@ class SimProcess:
 
     def _reset(self, message: dict[str, Any]) -> None:
         state = self.world.reset(int(message["seed"]))
-        self._done, self._first_command_s = False, None
+        self._done, self.watchdog = False, self._new_watchdog()
         now_s = time.monotonic()
         for camera in self.cameras.values():
             camera.due_s = now_s

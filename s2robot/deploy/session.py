@@ -1,0 +1,193 @@
+"""A control run from its configuration: who decides, which robot, what they agree on, and what a person sees of it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2robot import __version__
+from s2robot.deploy.brain import Brain, Plan
+from s2robot.deploy.bundle import MANIFEST, Manifest, read_manifest
+from s2robot.deploy.client import RemotePolicy
+from s2robot.deploy.control import Loop, Summary, handshake
+from s2robot.deploy.deciders import Decider, LocalDecider, RemoteDecider
+from s2robot.deploy.dry_runs import LEAST_TICKS, key_of, note_dry_run, require_dry_run
+from s2robot.deploy.limits import parse_limits
+from s2robot.deploy.log import LogWriter
+from s2robot.deploy.robots.interface import Robot
+from s2robot.deploy.runtime import BundlePolicy
+from s2robot.deploy.token import read_token
+from s2robot.errors import S2RobotError, unknown_name
+from s2robot.progress import say
+from s2robot.targets import instantiate
+
+TABLE_EVERY_S, LINE_EVERY_S = 0.5, 5.0
+
+
+def decider_of(config: Mapping[str, Any]) -> tuple[Decider, Manifest]:
+    """Who decides, and the manifest of what they decide with. Raises S2RobotError unless it is one of the two."""
+    if (config["bundle"] is None) == (config["server"] is None):
+        raise S2RobotError("give bundle=FOLDER to decide in this process, or server=ws://HOST:PORT to ask a server")
+    if config["bundle"] is not None:
+        policy = BundlePolicy(Path(config["bundle"]), threads=int(config["threads"]))
+        return LocalDecider(policy), policy.manifest
+    if config["identity"] is None:
+        raise S2RobotError("server= needs identity=: the bundle (or its manifest.json) that the server has to serve")
+    path = Path(config["identity"])
+    manifest = read_manifest(path.parent if path.name == MANIFEST else path)
+    client = RemotePolicy(str(config["server"]), read_token(config["token_file"]))
+    return RemoteDecider(client, manifest.identity, float(config["timeout_s"])), manifest
+
+
+def robot_of(config: Mapping[str, Any], manifest: Manifest) -> Robot:
+    """The robot of a configuration; a simulated one is built for the bundle's task."""
+    settings = dict(config["robot"])
+    if "task" in settings and settings["task"] is None:
+        if not manifest.task_config:
+            raise S2RobotError("the bundle's demonstrations are a real robot's; give robot.task= a task to simulate")
+        cameras = [camera.name for camera in manifest.identity.observation.cameras]
+        settings["task"] = {**manifest.task_config, "cameras": cameras or manifest.task_config["cameras"]}
+    robot: Robot = instantiate(settings)
+    return robot
+
+
+def goal_of(config: Mapping[str, Any], manifest: Manifest) -> np.ndarray:
+    """The goal vector; unnamed elements are 0. Raises S2RobotError where the policy needs one and none is given."""
+    names, given = manifest.identity.observation.goal, config["goal"]
+    if names and not given:
+        raise S2RobotError(
+            f"the policy has to be told what to do: goal={{{names[0]}: 1}}; its goals: {', '.join(names)}"
+        )
+    for name in given or {}:
+        if name not in names:
+            raise unknown_name("goal", name, names)
+    return np.array([float((given or {}).get(name, 0.0)) for name in names], np.float32)
+
+
+def control(config: Mapping[str, Any]) -> Summary:
+    """One run, as `configs/control.yaml` says. Raises S2RobotError where something does not fit: nothing has moved."""
+    limits = parse_limits(config["robot"].get("limits"), "robot")
+    decider, manifest = decider_of(config)
+    goal = goal_of(config, manifest)
+    robot = robot_of(config, manifest)
+    try:
+        info = robot.connect()
+        observation = handshake(manifest.identity, info)
+        plan = Plan(observation, info.action, decider.decisions, limits, bool(config["overlap"]), int(config["blend"]))
+        plan.gate()
+        key = key_of(manifest.identity, plan, info.name)
+        armed = bool(config["armed"])
+        if armed:
+            require_dry_run(key)
+        if config["episode"] is not None:
+            _start_episode(robot, int(config["episode"]))
+        about = {
+            "versions": {"s2robot": __version__},
+            "robot": info.name,
+            "armed": armed,
+            "identity": asdict(manifest.identity),
+        }
+        log = LogWriter(Path(config["log"]), plan, about)
+        loop = Loop(robot, info, decider, plan, log, goal, armed, bool(config["pictures"]), Table(info.name, armed))
+        ticks = None if config["duration_s"] is None else round(float(config["duration_s"]) * info.action.rate_hz)
+        with _signals(loop), _keyboard(loop):
+            summary = loop.run(ticks, end_at_fault=not sys.stdin.isatty())
+        log.close()
+        if armed:
+            robot.stop()
+        elif summary.fault is None and summary.ticks >= LEAST_TICKS:
+            note_dry_run(key, summary.ticks, str(config["log"]))
+        loop.close()
+        return summary
+    finally:
+        robot.close()
+
+
+def _start_episode(robot: Robot, seed: int) -> None:
+    start = getattr(robot, "start_episode", None)
+    if start is None:
+        raise S2RobotError("episode= places the objects of a simulated robot; this one's are placed by hand")
+    start(seed)
+
+
+class Table:
+    """The live table on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, robot: str, armed: bool) -> None:
+        self.robot, self.armed = robot, armed
+        self._start_s = self._last_s = time.monotonic()
+        self._lines = 0
+
+    def __call__(self, summary: Summary, brain: Brain) -> None:
+        """Called at every tick; shows only now and then."""
+        now_s = time.monotonic()
+        live = sys.stderr.isatty()
+        if now_s - self._last_s < (TABLE_EVERY_S if live else LINE_EVERY_S):
+            return
+        self._last_s = now_s
+        lines = status_lines(summary, brain, now_s - self._start_s, self.armed)
+        if not live:
+            say("; ".join(lines))
+            return
+        back = f"\x1b[{self._lines}A" if self._lines else ""
+        self._lines = len(lines)
+        sys.stderr.write(back + "".join(f"\x1b[2K{line}\n" for line in lines))
+        sys.stderr.flush()
+
+
+def status_lines(summary: Summary, brain: Brain, elapsed_s: float, armed: bool) -> list[str]:
+    """What a person needs to see: rate, misses, ages, what the gate did, and whether it still runs."""
+    times = summary.timings
+    late_ms = 1e3 * np.percentile(times.late, 99) if times.late else 0.0
+    age_ms = 1e3 * np.percentile(times.capture[-100:], 95) if times.capture else 0.0
+    infer_ms = 1e3 * np.percentile(times.infer[-100:], 95) if times.infer else 0.0
+    counted = ", ".join(f"{name} {count}" for name, count in brain.counters.most_common(6)) or "nothing"
+    state = f"FAULT: {brain.fault}" if brain.fault else "armed" if armed else "dry run: nothing is sent"
+    return [
+        f"{elapsed_s:6.1f} s  {state}",
+        f"ticks {summary.ticks} ({summary.ticks / max(elapsed_s, 1e-9):.1f}/s), missed {summary.missed}, "
+        f"held {summary.held}",
+        f"late p99 {late_ms:.1f} ms, frame to command p95 {age_ms:.0f} ms, inference p95 {infer_ms:.0f} ms",
+        f"gate: {counted}",
+    ]
+
+
+@contextlib.contextmanager
+def _signals(loop: Loop) -> Iterator[None]:
+    """Ctrl-C and SIGTERM brake and stand; a second Ctrl-C leaves at once, and the robot's own side brakes."""
+
+    def stop(number: int, frame: object) -> None:
+        if number == signal.SIGINT and loop.stopping:
+            raise KeyboardInterrupt
+        loop.stop("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _keyboard(loop: Loop) -> Iterator[None]:
+    """On a terminal, a line with `r` re-arms after a fault."""
+    if sys.stdin.isatty():
+        say("after a fault: r and Enter re-arms, Ctrl-C ends")
+
+        def listen() -> None:
+            for line in sys.stdin:
+                if line.strip() == "r":
+                    loop.rearm()
+
+        threading.Thread(target=listen, daemon=True).start()
+    yield

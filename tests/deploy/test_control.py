@@ -1,0 +1,309 @@
+"""The loop: ticks, chunks, faults, the log that explains it all, and what happens when the log cannot be written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mcap.reader import make_reader
+from mcap_ros2.decoder import DecoderFactory
+
+from s2robot.deploy.brain import Plan
+from s2robot.deploy.bundle import Identity
+from s2robot.deploy.chunks import ChunkBuffer
+from s2robot.deploy.control import Loop, Summary, handshake
+from s2robot.deploy.dry_runs import key_of, note_dry_run, require_dry_run
+from s2robot.deploy.log import ChunkEntry, EventEntry, LogReader, LogWriter, TickEntry
+from s2robot.deploy.replay import replay
+from s2robot.deploy.robots.interface import RobotInfo, RobotLost
+from s2robot.errors import DamagedError, MismatchError, S2RobotError
+from tests.deploy.fake_robot import FakeDecider, FakeRobot
+from tests.deploy.plans import plan
+from tests.deploy.tiny_bundle import ACTION, OBSERVATION
+
+IDENTITY = Identity(OBSERVATION, ACTION, "1" * 64, "0" * 64)
+ROOT = Path(__file__).parents[2]
+
+
+def gentle(number: int) -> np.ndarray:
+    return np.tile(np.array([0.05, 0.0, 1.0], np.float32), (8, 1))
+
+
+def loop_of(
+    tmp_path: Path, robot: FakeRobot, chunk: Any = gentle, how: Plan | None = None, delay_s: float = 0.0, **more: Any
+) -> Loop:
+    how = how or plan()
+    decider = FakeDecider(IDENTITY, how.decisions, chunk, delay_s)
+    log = LogWriter(tmp_path / "run.mcap", how, {})
+    return Loop(robot, robot.connect(), decider, how, log, np.array([1, 0], np.float32), armed=True, **more)
+
+
+def run(loop: Loop, ticks: int | None = 20, **more: Any) -> Summary:
+    summary = loop.run(ticks, **more)
+    if loop.log is not None:
+        loop.log.close()
+    loop.close()
+    return summary
+
+
+def entries(tmp_path: Path, kind: type) -> list[Any]:
+    return [entry for entry in LogReader(tmp_path / "run.mcap").entries() if isinstance(entry, kind)]
+
+
+def test_a_run_sends_one_command_per_tick_and_the_log_explains_each(tmp_path: Path) -> None:
+    robot = FakeRobot()
+    summary = run(loop_of(tmp_path, robot))
+    ticks = entries(tmp_path, TickEntry)
+    assert summary.sent == summary.ticks == len(robot.written) == len(ticks)
+    assert [entry.step.decision.command for entry in ticks] == [command for _, command in robot.written]
+    assert any(entry.step.decision.command[0] > 0.04 for entry in ticks)
+    assert robot.written[-1][1][:2] == (0.0, 0.0)  # time was up: it braked first
+    found = replay(tmp_path / "run.mcap")
+    assert found.exact, found.differences
+    assert (found.ticks, found.chunks) == (len(ticks), len(entries(tmp_path, ChunkEntry)))
+    spacing = np.diff([when for when, _ in robot.written])
+    assert np.median(spacing) == pytest.approx(0.05, abs=0.005)
+
+
+def test_ros_tools_read_the_log(tmp_path: Path) -> None:
+    run(loop_of(tmp_path, FakeRobot()))
+    with open(tmp_path / "run.mcap", "rb") as file:
+        reader = make_reader(file, decoder_factories=[DecoderFactory()])
+        summary = reader.get_summary()
+        assert summary is not None
+        topics = {channel.topic for channel in summary.channels.values()}
+        assert topics >= {"/s2robot/plan", "/s2robot/tick", "/s2robot/chunk", "/camera/front/compressed"}
+        messages = [m for _, _, _, m in reader.iter_decoded_messages(topics=["/s2robot/tick"])]
+        assert messages[0].proprio == [0.0, 0.0, 0.0]
+    pictures = list(LogReader(tmp_path / "run.mcap").pictures())
+    assert pictures[0][0] == "front"
+    assert pictures[0][1].shape == (32, 32, 3)
+
+
+def test_a_log_that_was_changed_is_found_out(tmp_path: Path) -> None:
+    run(loop_of(tmp_path, FakeRobot()))
+    data = bytearray((tmp_path / "run.mcap").read_bytes())
+    ticks = entries(tmp_path, TickEntry)
+    moved = next(e.step.decision.command[0] for e in ticks if e.step.decision.command[0] > 0.01)
+    place = data.rindex(np.float64(moved).tobytes())
+    data[place : place + 8] = np.float64(moved + 1e-9).tobytes()
+    (tmp_path / "changed.mcap").write_bytes(data)
+    assert not replay(tmp_path / "changed.mcap").exact
+
+
+def test_a_dry_run_does_everything_but_send(tmp_path: Path) -> None:
+    robot = FakeRobot()
+    loop = loop_of(tmp_path, robot)
+    loop.armed = False
+    summary = run(loop)
+    assert robot.written == []
+    assert summary.ticks >= 20
+    assert summary.sent == 0
+    assert any(entry.step.decision.command[0] > 0.04 for entry in entries(tmp_path, TickEntry))
+
+
+def test_chunks_are_stitched_by_ticks_executed(tmp_path: Path) -> None:
+    """Each action says which tick it was planned for; with 70 ms of inference none is executed at another."""
+
+    def counting(number: int) -> np.ndarray:
+        at = loop._asked.at  # type: ignore[union-attr]
+        steps = np.arange(at, at + 8, dtype=np.float32)
+        return np.stack([steps * 1e-4, steps * 0, steps * 0], axis=1)
+
+    robot = FakeRobot()
+    loop = loop_of(tmp_path, robot, counting, delay_s=0.07)
+    run(loop, 40)
+    executed = [entry for entry in entries(tmp_path, TickEntry) if not entry.step.decision.held]
+    assert len(executed) > 30
+    for entry in executed:
+        assert entry.step.proposal[0] == pytest.approx(entry.step.tick * 1e-4, abs=1e-9)
+    assert [entry.step.tick for entry in executed] == list(range(len(executed)))
+
+
+def test_without_overlap_the_robot_holds_while_it_decides(tmp_path: Path) -> None:
+    robot = FakeRobot()
+    loop = loop_of(tmp_path, robot, how=plan(overlap=False), delay_s=0.12)
+    run(loop, 30)
+    held = [entry.step.decision.held for entry in entries(tmp_path, TickEntry)]
+    runs = "".join("h" if h else "m" for h in held)
+    assert "mmmmhh" in runs
+    assert "mmmmm" not in runs  # four actions per decision are executed, never a fifth
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, "shape", "type"])
+def test_chunks_that_are_no_good_hold_and_three_latch(tmp_path: Path, bad: Any) -> None:
+    def chunk(number: int) -> Any:
+        if bad == "type":
+            return [[0.0] * 3] * 8
+        if bad == "shape":
+            return np.zeros((8, 4), np.float32)
+        return np.full((8, 3), bad, np.float32)
+
+    robot = FakeRobot()
+    summary = run(loop_of(tmp_path, robot, chunk), ticks=200)
+    assert "3 bad chunks in a row" in (summary.fault or "")
+    assert all(command == (0.0, 0.0, 0.0) for _, command in robot.written)
+    assert replay(tmp_path / "run.mcap").exact
+
+
+def test_a_chunk_from_an_old_observation_is_not_used(tmp_path: Path) -> None:
+    robot = FakeRobot()
+    summary = run(loop_of(tmp_path, robot, delay_s=0.25), ticks=20)
+    assert summary.counters["old chunk"] >= 1
+    assert all(command == (0.0, 0.0, 0.0) for _, command in robot.written)
+
+
+def test_a_camera_that_stops_holds_the_robot_and_asks_nothing(tmp_path: Path) -> None:
+    robot = FakeRobot()
+    loop = loop_of(tmp_path, robot)
+    threading.Timer(0.5, lambda: setattr(robot, "frozen_since", time.monotonic())).start()
+    summary = run(loop, 40)
+    assert summary.counters["front is old"] > 10
+    assert robot.written[-1][1][0] == 0.0
+    assert robot.written[-1][1][2] == 1.0  # the gripper keeps what it holds
+
+
+def test_a_fault_of_the_robots_own_side_is_a_fault_here(tmp_path: Path) -> None:
+    robot = FakeRobot()
+    loop = loop_of(tmp_path, robot)
+    threading.Timer(0.3, lambda: setattr(robot, "fault", "joint 3 is hot")).start()
+    summary = run(loop, 200)
+    assert summary.fault == "the robot's own side: joint 3 is hot"
+    assert summary.ticks < 30
+    assert replay(tmp_path / "run.mcap").exact
+
+
+def test_re_arming_goes_on_after_a_fault(tmp_path: Path) -> None:
+    robot = FakeRobot()
+    broken = [np.full((8, 3), np.nan, np.float32)] * 3
+    loop = loop_of(tmp_path, robot, lambda number: broken[number] if number < 3 else gentle(number))
+    threading.Timer(0.6, loop.rearm).start()
+    summary = run(loop, 30, end_at_fault=False)
+    assert summary.fault is None
+    assert robot.place[0] > 0.01
+    assert replay(tmp_path / "run.mcap").exact
+
+
+def test_a_robot_that_goes_ends_the_run(tmp_path: Path) -> None:
+    robot = FakeRobot()
+    loop = loop_of(tmp_path, robot)
+    threading.Timer(0.2, lambda: setattr(robot, "lost", True)).start()
+    with pytest.raises(RobotLost, match="has gone"):
+        loop.run(100)
+    loop.close()
+    assert [entry.kind for entry in entries(tmp_path, EventEntry)] == ["robot lost"]
+
+
+def test_without_a_log_nothing_moves(tmp_path: Path) -> None:
+    robot = FakeRobot()
+    loop = loop_of(tmp_path, robot)
+    assert loop.log is not None
+    plain, calls = loop.log._file.flush, iter(range(1000))
+
+    def full() -> None:
+        if next(calls) > 20:
+            raise OSError(28, "No space left on device")
+        plain()
+
+    loop.log._file.flush = full  # type: ignore[method-assign]
+    with pytest.raises(S2RobotError, match=r"nothing moves without a log: disk full"):
+        loop.run(200)
+    loop.close()
+    assert robot.stopped
+    ticks = entries(tmp_path, TickEntry)  # what was written before stays readable
+    assert len(robot.written) in (len(ticks), len(ticks) - 1)  # the entry comes first, then the command
+
+
+def test_a_killed_loop_leaves_a_log_of_all_that_it_did(tmp_path: Path) -> None:
+    """SIGKILL at a random moment: every command that reached the robot is in the log, and the log replays."""
+    script = ROOT / "tests" / "deploy" / "control_child.py"
+    for number, after_s in enumerate((0.35, 0.6, 0.83)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        child = subprocess.Popen(
+            [sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "running\n"
+        time.sleep(after_s)
+        child.send_signal(signal.SIGKILL)
+        sent = [tuple(map(float, line.split())) for line in child.stdout.read().splitlines()]
+        ticks = entries(folder, TickEntry)
+        assert len(ticks) >= len(sent) > 3
+        assert [entry.step.decision.command for entry in ticks][: len(sent)] == sent
+        assert replay(folder / "run.mcap").exact
+
+
+def test_a_log_is_never_overwritten_and_other_files_are_no_logs(tmp_path: Path) -> None:
+    run(loop_of(tmp_path, FakeRobot()), 3)
+    with pytest.raises(S2RobotError, match="exists already"):
+        LogWriter(tmp_path / "run.mcap", plan(), {})
+    for name, content in (("empty", b""), ("text", b"hello " * 100), ("torn", b"\x89MCAP0\r\n")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DamagedError, match=name):
+            LogReader(tmp_path / name)
+
+
+def test_the_handshake_names_the_first_difference() -> None:
+    info = RobotInfo("fake", OBSERVATION, ACTION)
+    assert handshake(IDENTITY, info) == OBSERVATION
+    for other, message in (
+        (replace(info, action=replace(ACTION, rate_hz=10.0)), "rate_hz"),
+        (replace(info, action=replace(ACTION, units=("0.1 m", "0.05 m", "sign"))), "units"),
+        (replace(info, observation=replace(OBSERVATION, proprio=("y_m", "x_m", "grip_m"))), "proprioception"),
+        (replace(info, observation=replace(OBSERVATION, cameras=())), "camera front"),
+    ):
+        with pytest.raises(MismatchError, match=message):
+            handshake(IDENTITY, other)
+
+
+def test_the_first_run_is_dry_and_another_combination_is_a_first_run(tmp_path: Path) -> None:
+    key = key_of(IDENTITY, plan(), "fake")
+    with pytest.raises(S2RobotError, match="has not been run dry"):
+        require_dry_run(key, tmp_path)
+    note_dry_run(key, 50, "run.mcap", tmp_path)
+    require_dry_run(key, tmp_path)
+    for other in (
+        key_of(IDENTITY, plan(age_s=0.2), "fake"),
+        key_of(replace(IDENTITY, checkpoint_sha256="2"), plan(), "fake"),
+    ):
+        with pytest.raises(S2RobotError, match="has not been run dry"):
+            require_dry_run(other, tmp_path)
+
+
+def test_the_buffer_drops_what_is_late_and_fades_where_asked() -> None:
+    buffer = ChunkBuffer(blend=1)
+    first, second = np.zeros((4, 1)), np.ones((4, 1))
+    assert buffer.add(0, first)
+    buffer.consume()
+    assert buffer.add(1, second)
+    assert buffer.seams == [1.0]
+    assert buffer.action() == pytest.approx([0.5])
+    buffer.consume()
+    assert buffer.action() == pytest.approx([1.0])
+    assert not buffer.add(0, first)  # saw less than the one that is executed
+    assert not buffer.add(3, first)  # from the future
+    for _ in range(3):
+        buffer.consume()
+    assert buffer.action() is None
+    assert not buffer.add(1, second)  # all of it lies in the past
+    assert buffer.planned() == 0
+
+
+def test_the_buffer_ensembles_by_absolute_ticks() -> None:
+    buffer = ChunkBuffer(ensemble=0.5)
+    buffer.add(0, np.zeros((4, 1)))
+    buffer.consume()
+    buffer.add(1, np.ones((4, 1)))
+    weights = np.exp(-0.5 * np.arange(2))
+    assert buffer.action() == pytest.approx([weights[1] / weights.sum()])
