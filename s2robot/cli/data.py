@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 HELP = "checks, mends and describes an episode store"
+POSITIONAL = "store"
 VERBS = {
     "verify": "checks every byte of every episode and lists what is damaged",
     "repair": "takes damaged episodes out of the store (into .damaged/) and puts lost whole ones back",
-    "report": "writes counts, ranges, a contact sheet and a sample video",
+    "report": "writes counts, ranges, a contact sheet and a sample video; of a control run's .mcap, plots and a video",
+    "replay": "takes every decision in a control run's .mcap again and says whether the log explains it",
 }
 
 
 def run(config: Any, verb: str) -> int | None:
     """Raises S2RobotError when there is no store, DamagedError when `verify` finds damage."""
-    return {"verify": _verify, "repair": _repair, "report": _report}[verb](config)
+    return {"verify": _verify, "repair": _repair, "report": _report, "replay": _replay}[verb](config)
 
 
 def _verify(config: Any) -> None:
@@ -51,10 +53,31 @@ def _repair(config: Any) -> None:
     )
 
 
+def _replay(config: Any) -> None:
+    from s2robot.deploy.replay import replay
+    from s2robot.errors import MismatchError
+
+    found = replay(Path(config.store))
+    for tick, what in found.differences[:20]:
+        print(f"tick entry {tick}: {what}")
+    if not found.exact:
+        raise MismatchError(
+            f"{len(found.differences)} decisions in {config.store} come out otherwise: the log was changed, or another "
+            "version wrote it"
+        )
+    print(f"{found.ticks} ticks and {found.chunks} chunks of {config.store}: every decision as logged")
+
+
 def _report(config: Any) -> None:
     from s2robot.data.episodes import EpisodeStore
     from s2robot.data.report import report
 
     out = Path(config.out)
+    if str(config.store).endswith(".mcap"):
+        from s2robot.deploy.report import report_run
+
+        print(report_run(Path(config.store), out))
+        print(f"report: {out / 'report.md'}")
+        return
     print(report(EpisodeStore(config.store), out).markdown())
     print(f"report: {out / 'report.md'}")

@@ -1,9 +1,9 @@
 """`s2robot <command> [<verb>] key=value ...`: finds the command, composes its configuration, runs it.
 
 A command is a module of this package with `HELP` (one line), `VERBS` (verb -> one line, may be empty) and
-`run(config, verb)`. Its keys and their defaults are `configs/<command>.yaml`, or `configs/<command>_<verb>.yaml`.
-Command modules import torch, mujoco and zarr inside `run` only, so that listing them stays quick and works where those
-are not installed.
+`run(config, verb)`. `POSITIONAL`, where it is there, names the key that a bare word stands for. Keys and their defaults
+are `configs/<command>.yaml`, or `configs/<command>_<verb>.yaml`. Command modules import torch, mujoco and zarr inside
+`run` only, so that listing them stays quick and works where those are not installed.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _dispatch(arguments: list[str]) -> int:
         return OK
     if command.VERBS and not verb:
         raise S2RobotError(f"{name} needs a verb: {', '.join(command.VERBS)}; see `s2robot {name} --help`")
-    return command.run(_configuration(name, verb, rest), verb) or OK
+    return command.run(_configuration(name, verb, _named(command, rest)), verb) or OK
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
@@ -106,6 +106,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
     for flag in flags - FLAGS.keys():
         raise unknown_name("option", flag, FLAGS)
     return {FLAGS[f] for f in flags}, [a for a in arguments if not a.startswith("-")]
+
+
+def _named(command: Command, words: Sequence[str]) -> list[str]:
+    """`data report run.mcap` means `data report store=run.mcap`."""
+    key = getattr(command, "POSITIONAL", None)
+    if key is None or not words or "=" in words[0]:
+        return list(words)
+    return [f"{key}={words[0]}", *words[1:]]
 
 
 def _is_verb(word: str) -> bool:

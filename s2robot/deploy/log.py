@@ -94,6 +94,24 @@ class EventEntry:
     text: str
 
 
+@dataclass(frozen=True)
+class PictureEntry:
+    """A picture that was decided on."""
+
+    now_s: float
+    camera: str
+    png: bytes
+
+    def decode(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The pixels, as they were."""
+        from PIL import Image
+
+        return np.asarray(Image.open(io.BytesIO(self.png)).convert("RGB"))
+
+
+Entry = TickEntry | ChunkEntry | EventEntry | PictureEntry
+
+
 class LogWriter:
     """Writes a new file. Raises S2RobotError where one exists, and where the disk is full, after which nothing more may
     be commanded.
@@ -217,23 +235,19 @@ class LogReader:
         except (ValueError, KeyError, AttributeError) as error:
             raise DamagedError(f"{path}: its plan does not parse ({error})") from error
 
-    def entries(self) -> Iterator[TickEntry | ChunkEntry | EventEntry]:
+    def entries(self) -> Iterator[Entry]:
         """In the order in which they were written."""
+        now_s = 0.0
         for topic, message in self._messages():
+            now_s = getattr(message, "now_s", now_s)
             if topic == TICK:
                 yield _tick_entry(message)
             elif topic == CHUNK:
                 yield _chunk_entry(message)
             elif topic == EVENT:
                 yield EventEntry(message.now_s, message.kind, message.text)
-
-    def pictures(self) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
-        """(camera, picture), in the order in which they were decided on."""
-        from PIL import Image
-
-        for topic, message in self._messages():
-            if topic.startswith("/camera/"):
-                yield message.header.frame_id, np.asarray(Image.open(io.BytesIO(bytes(message.data))).convert("RGB"))
+            elif topic.startswith("/camera/"):
+                yield PictureEntry(now_s, message.header.frame_id, bytes(message.data))
 
     def _messages(self) -> Iterator[tuple[str, Any]]:
         try:

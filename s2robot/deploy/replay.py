@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s2robot.deploy.brain import Brain
-from s2robot.deploy.log import ChunkEntry, LogReader, TickEntry
+from s2robot.deploy.log import ChunkEntry, EventEntry, LogReader, TickEntry
 from s2robot.errors import DamagedError
 
 LATCH, REARM, STOP = "latch", "rearm", "stop"  # kinds of events that change what is decided
@@ -52,10 +52,10 @@ def replay(path: Path) -> Replay:
             if verdict != entry.verdict:
                 wrong.append((ticks, f"chunk {entry.arrival.id}: {verdict!r} instead of {entry.verdict!r}"))
             chunks += 1
-        elif entry.kind == LATCH and brain is not None:
-            brain.latch(entry.text)
-        elif entry.kind == REARM:
-            rearm = True
-        elif entry.kind == STOP and brain is not None:
-            brain.stop()
+        elif isinstance(entry, EventEntry) and brain is not None:
+            rearm = rearm or entry.kind == REARM
+            if entry.kind == LATCH:
+                brain.latch(entry.text)
+            elif entry.kind == STOP:
+                brain.stop()
     return Replay(ticks, chunks, tuple(wrong))

@@ -22,7 +22,7 @@ from s2robot.deploy.bundle import Identity
 from s2robot.deploy.chunks import ChunkBuffer
 from s2robot.deploy.control import Loop, Summary, handshake
 from s2robot.deploy.dry_runs import key_of, note_dry_run, require_dry_run
-from s2robot.deploy.log import ChunkEntry, EventEntry, LogReader, LogWriter, TickEntry
+from s2robot.deploy.log import ChunkEntry, EventEntry, LogReader, LogWriter, PictureEntry, TickEntry
 from s2robot.deploy.replay import replay
 from s2robot.deploy.robots.interface import RobotInfo, RobotLost
 from s2robot.errors import DamagedError, MismatchError, S2RobotError
@@ -84,9 +84,9 @@ def test_ros_tools_read_the_log(tmp_path: Path) -> None:
         assert topics >= {"/s2robot/plan", "/s2robot/tick", "/s2robot/chunk", "/camera/front/compressed"}
         messages = [m for _, _, _, m in reader.iter_decoded_messages(topics=["/s2robot/tick"])]
         assert messages[0].proprio == [0.0, 0.0, 0.0]
-    pictures = list(LogReader(tmp_path / "run.mcap").pictures())
-    assert pictures[0][0] == "front"
-    assert pictures[0][1].shape == (32, 32, 3)
+    picture = entries(tmp_path, PictureEntry)[0]
+    assert picture.camera == "front"
+    assert picture.decode().shape == (32, 32, 3)
 
 
 def test_a_log_that_was_changed_is_found_out(tmp_path: Path) -> None:

@@ -1,0 +1,329 @@
+"""A ROS 2 graph as a robot: images, joint states and a pose in; joint trajectories, or twists for MoveIt Servo, out.
+
+One node, made by rclpy, which comes with a ROS 2 installation and not from the package index: run this where
+`python -c "import rclpy"` works. Names of cameras, joints and topics are mapped in YAML (`configs/robot/ros2.yaml`) and
+checked at `connect`. The node carries a watchdog: when the loop falls silent it brakes within the limits.
+
+Dims: h w frame (px).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from s2robot.deploy.gate import Sense, Sight
+from s2robot.deploy.limits import axes_of, parse_limits, unit_scale
+from s2robot.deploy.parse import parse
+from s2robot.deploy.robots.interface import Reading, RobotInfo, RobotLost
+from s2robot.deploy.robots.watchdog import Watchdog
+from s2robot.errors import S2RobotError
+from s2robot.types import ActionSpec, CameraSpec, ObservationSpec
+
+FIRST_S = 10.0  # to wait for the first message of every stream
+POSE = (*(f"pos_{axis}_m" for axis in "xyz"), *(f"rot6d_{i}" for i in range(6)))
+CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0)}
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A topic of sensor_msgs/Image, and the size that it delivers."""
+
+    topic: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is published: `twist` (geometry_msgs/TwistStamped for MoveIt Servo: `elements` are vx vy vz wx wy wz) or
+    `trajectory` (trajectory_msgs/JointTrajectory with one point: `elements` maps an action element to its joint).
+    """
+
+    kind: str
+    topic: str
+    elements: dict[str, str] | list[str]
+    frame_id: str = ""
+
+    def __post_init__(self) -> None:
+        wanted = {"twist": list, "trajectory": dict}
+        if self.kind not in wanted or not isinstance(self.elements, wanted[self.kind]):
+            raise ValueError("kind is twist with a list of six elements, or trajectory with a map of element to joint")
+        if self.kind == "twist" and len(self.elements) != 6:
+            raise ValueError("a twist has six elements: vx vy vz wx wy wz")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The names of a graph.
+
+    Args:
+        cameras: camera of the policy -> its topic.
+        proprio: every element in order -> where it comes from: `joint:<name>`, or `pose:<part>` with a part of POSE.
+        action: what the robot is commanded in.
+        command: how motion is published.
+        grippers: action element -> topic of std_msgs/Float64.
+        joint_topic: of sensor_msgs/JointState.
+        pose_topic: of geometry_msgs/PoseStamped, where proprioception has any of it.
+    """
+
+    cameras: dict[str, Camera]
+    proprio: dict[str, str]
+    action: ActionSpec
+    command: Command
+    grippers: dict[str, str] = field(default_factory=dict)
+    joint_topic: str = "/joint_states"
+    pose_topic: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, source in self.proprio.items():
+            kind, _, part = source.partition(":")
+            if kind not in ("joint", "pose") or not part or (kind == "pose" and part not in POSE):
+                raise ValueError(f"{name} comes from {source!r}; give joint:<name> or pose:<one of {', '.join(POSE)}>")
+        if any(source.startswith("pose:") for source in self.proprio.values()) and self.pose_topic is None:
+            raise ValueError("proprioception has parts of the pose; give pose_topic")
+        unknown = {*self.command.elements, *self.grippers} - {*self.action.names}
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))}: no element of the action ({', '.join(self.action.names)})")
+
+
+class Ros2Robot:
+    """See the module. `graph` as in `Graph`, `limits` as in `configs/robot/sim.yaml`."""
+
+    def __init__(self, name: str, graph: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
+        self.name = name
+        self.graph = parse(Graph, dict(graph), f"graph of {name}", "see configs/robot/ros2.yaml")
+        self.limits = parse_limits(limits, name)
+        cameras = tuple(CameraSpec(n, c.height, c.width) for n, c in self.graph.cameras.items())
+        self.info = RobotInfo(name, ObservationSpec(cameras, tuple(self.graph.proprio)), self.graph.action)
+        action = self.graph.action
+        axes = axes_of(self.limits, action, self.info.observation)
+        self.watchdog = Watchdog(
+            axes, len(action.names), 1 / action.rate_hz, self.limits.watchdog_s, absolute=action.mode == "absolute"
+        )
+        self._lock = threading.Lock()
+        self._images: dict[str, np.ndarray] = {}
+        self._sights: dict[str, Sight] = {}
+        self._joints: dict[str, float] = {}
+        self._pose: dict[str, float] = {}
+        self._received_s: dict[str, float] = {}
+        self._wrong = ""
+        self._node: Any = None
+        self._running = False
+
+    # A robot.
+
+    def connect(self) -> RobotInfo:
+        """Join the graph, wait for the first message of every stream. Raises S2RobotError naming what is missing."""
+        if self._node is None:
+            self._join()
+        if not self.watchdog.rearm():
+            raise S2RobotError(f"{self.name} still brakes ({self.watchdog.fault}); try again once it stands")
+        deadline_s = time.monotonic() + FIRST_S
+        while (missing := self._missing()) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        if missing:
+            raise S2RobotError(f"{self.name}: {missing}")
+        return self.info
+
+    def read(self) -> Reading:
+        """The newest message of every stream."""
+        with self._lock:
+            if self._node is None:
+                raise RobotLost(f"{self.name} has left the graph")
+            if self._wrong:
+                raise RobotLost(f"{self.name}: {self._wrong}")
+            proprio = tuple(self._measured(source) for source in self.graph.proprio.values())
+            oldest_s = min(self._received_s.values(), default=0.0)
+            return Reading(dict(self._images), Sense(proprio, oldest_s, dict(self._sights)), self.watchdog.fault)
+
+    def write(self, command: Sequence[float]) -> None:
+        """Published at once, unless the watchdog has latched."""
+        with self._lock:
+            if self._node is None:
+                raise RobotLost(f"{self.name} has left the graph")
+            if self.watchdog.command(command, time.monotonic()):
+                self._publish(command)
+
+    def stop(self) -> None:
+        """The watchdog brakes and latches."""
+        with self._lock:
+            self.watchdog.latch("told to stop")
+
+    def close(self) -> None:
+        """Stand still first, then leave the graph."""
+        if self._node is None:
+            return
+        self.stop()
+        deadline_s = time.monotonic() + FIRST_S
+        while not self.watchdog.at_rest() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        self._running = False
+        for thread in self._threads:
+            thread.join(2.0)
+        node, self._node = self._node, None
+        node.destroy_node()
+        self._rclpy.shutdown()
+
+    # The graph.
+
+    def _join(self) -> None:
+        try:
+            import rclpy
+            from geometry_msgs.msg import PoseStamped, TwistStamped
+            from rclpy.qos import qos_profile_sensor_data
+            from sensor_msgs.msg import Image, JointState
+            from std_msgs.msg import Float64
+            from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+        except ImportError as error:
+            raise S2RobotError(
+                f"{error.name} is not installed: the bridge runs inside a ROS 2 installation (source "
+                "/opt/ros/<distribution>/setup.bash, with the same Python)"
+            ) from error
+        self._rclpy, self._types = rclpy, (TwistStamped, JointTrajectory, JointTrajectoryPoint, Float64)
+        rclpy.init()
+        node = rclpy.create_node("s2robot")
+        for camera, stream in self.graph.cameras.items():
+            node.create_subscription(Image, stream.topic, self._image_handler(camera), qos_profile_sensor_data)
+        node.create_subscription(JointState, self.graph.joint_topic, self._take_joints, qos_profile_sensor_data)
+        if self.graph.pose_topic is not None:
+            node.create_subscription(PoseStamped, self.graph.pose_topic, self._take_pose, qos_profile_sensor_data)
+        out = TwistStamped if self.graph.command.kind == "twist" else JointTrajectory
+        self._publisher = node.create_publisher(out, self.graph.command.topic, 1)
+        self._grippers = {n: node.create_publisher(Float64, topic, 1) for n, topic in self.graph.grippers.items()}
+        self._node, self._running = node, True
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._spin, self._watch)]
+        for thread in self._threads:
+            thread.start()
+
+    def _spin(self) -> None:
+        while self._running:
+            self._rclpy.spin_once(self._node, timeout_sec=0.05)
+
+    def _watch(self) -> None:
+        """The node's own side: it goes on when the loop does not."""
+        while self._running:
+            with self._lock:
+                braking = self.watchdog.due(time.monotonic())
+                if braking is not None:
+                    self._publish(braking)
+            time.sleep(self.watchdog.period_s / 10)
+
+    # What comes in.
+
+    def _image_handler(self, camera: str) -> Callable[[Any], None]:
+        counter = 0
+
+        def take(message: Any) -> None:
+            nonlocal counter
+            now_s = time.monotonic()
+            counter += 1
+            stream = self.graph.cameras[camera]
+            try:
+                picture = picture_of(message, camera, stream)
+            except S2RobotError as error:
+                with self._lock:
+                    self._wrong = str(error)
+                return
+            stamp_s = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
+            sight = Sight(counter, stamp_s, now_s, zlib.crc32(picture.tobytes()))
+            with self._lock:
+                self._images[camera], self._sights[camera] = picture, sight
+
+        return take
+
+    def _take_joints(self, message: Any) -> None:
+        with self._lock:
+            self._joints.update(zip(message.name, map(float, message.position), strict=False))
+            self._received_s["joints"] = time.monotonic()
+
+    def _take_pose(self, message: Any) -> None:
+        place, turn = message.pose.position, message.pose.orientation
+        x, y = rotation_columns(turn.x, turn.y, turn.z, turn.w)
+        with self._lock:
+            self._pose = dict(zip(POSE, (place.x, place.y, place.z, *x, *y), strict=True))
+            self._received_s["pose"] = time.monotonic()
+
+    def _missing(self) -> str:
+        with self._lock:
+            if self._wrong:
+                return self._wrong
+            silent = [f"{c} ({s.topic})" for c, s in self.graph.cameras.items() if c not in self._images]
+            if self.graph.pose_topic is not None and not self._pose:
+                silent.append(f"pose ({self.graph.pose_topic})")
+            if not self._joints and any(source.startswith("joint:") for source in self.graph.proprio.values()):
+                silent.append(f"joints ({self.graph.joint_topic})")
+            if silent:
+                return f"nothing came of {', '.join(silent)} within {FIRST_S:g} s; are the topics right?"
+            wanted = [source.partition(":")[2] for source in self.graph.proprio.values() if source.startswith("joint:")]
+            unknown = sorted(set(wanted) - self._joints.keys())
+            if unknown:
+                return f"no joint {', '.join(unknown)} in {self.graph.joint_topic}; it has {', '.join(self._joints)}"
+            return ""
+
+    def _measured(self, source: str) -> float:
+        kind, _, part = source.partition(":")
+        return (self._joints if kind == "joint" else self._pose).get(part, float("nan"))
+
+    # What goes out.
+
+    def _publish(self, command: Sequence[float]) -> None:
+        action, how = self.graph.action, self.graph.command
+        value = dict(zip(action.names, command, strict=True))
+        units = dict(zip(action.names, action.units, strict=True))
+        stamp = self._node.get_clock().now().to_msg()
+        twist_type, trajectory_type, point_type, float_type = self._types
+        if isinstance(how.elements, list):
+            message = twist_type()
+            speeds = [value[n] * unit_scale(units[n]) * action.rate_hz for n in how.elements]
+            for vector, part in ((message.twist.linear, speeds[:3]), (message.twist.angular, speeds[3:])):
+                vector.x, vector.y, vector.z = part
+        else:
+            message, point = trajectory_type(), point_type()
+            message.joint_names = list(how.elements.values())
+            point.positions = [value[n] * unit_scale(units[n]) for n in how.elements]
+            period_ns = round(1e9 / action.rate_hz)
+            point.time_from_start.sec, point.time_from_start.nanosec = divmod(period_ns, 10**9)
+            message.points = [point]
+        message.header.stamp, message.header.frame_id = stamp, how.frame_id
+        self._publisher.publish(message)
+        for name, publisher in self._grippers.items():
+            grip = float_type()
+            grip.data = float(value[name])
+            publisher.publish(grip)
+
+
+def picture_of(message: Any, camera: str, stream: Camera) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of a sensor_msgs/Image. Raises S2RobotError for another size or encoding than was agreed on."""
+    if message.encoding not in CHANNELS:
+        raise S2RobotError(f"camera {camera} sends {message.encoding}; allowed: {', '.join(CHANNELS)}")
+    if (message.height, message.width) != (stream.height, stream.width):
+        raise S2RobotError(
+            f"camera {camera} sends {message.height} x {message.width} px; "
+            f"agreed on were {stream.height} x {stream.width}"
+        )
+    channels = 4 if "a" in message.encoding else 3
+    rows = np.frombuffer(bytes(message.data), np.uint8)
+    if message.step < channels * message.width or len(rows) != message.step * message.height:
+        raise S2RobotError(
+            f"camera {camera} sends {len(rows)} bytes in rows of {message.step}, which is no whole image"
+        )
+    pixels = rows.reshape(message.height, message.step)[:, : channels * message.width]
+    picture = pixels.reshape(message.height, message.width, channels)
+    return np.ascontiguousarray(picture[..., list(CHANNELS[message.encoding])])
+
+
+def rotation_columns(
+    x: float, y: float, z: float, w: float
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """The first two columns of a unit quaternion's rotation matrix."""
+    first = (1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w))
+    second = (2 * (x * y - z * w), 1 - 2 * (x * x + z * z), 2 * (y * z + x * w))
+    return first, second
