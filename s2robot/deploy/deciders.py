@@ -42,6 +42,7 @@ class LocalDecider:
     def __init__(self, policy: BundlePolicy) -> None:
         self.policy = policy
         self.identity, self.decisions = policy.identity, policy.decisions
+        policy.warm_up()
         self._memory = policy.new_memory()
 
     def decide(self, request: Request) -> Any:

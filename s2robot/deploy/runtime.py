@@ -17,6 +17,7 @@ from s2robot.errors import DamagedError, S2RobotError
 from s2robot.policies.memory import EpisodeMemory, Seen
 from s2robot.types import Observation
 
+WARM_UP = 5  # inferences
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -71,6 +72,14 @@ class BundlePolicy:
         tokens = {camera: self.encode(camera, observation.images) for camera in self.cameras}
         memory.push(Seen(tokens, self._vector("proprio", observation), self._vector("goal", observation)))
         return self.decide(memory.steps(), self.noise(*key))
+
+    def warm_up(self) -> None:
+        """The first inferences allocate and are several times slower: here nobody waits for them."""
+        spec = self.identity.observation
+        frames = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in spec.cameras}
+        blank = Observation(frames, np.zeros(len(spec.proprio), np.float32), np.zeros(len(spec.goal), np.float32), 0.0)
+        for _ in range(WARM_UP):
+            self.chunk(blank, self.new_memory(), (0, 0))
 
     def encode(self, camera: str, images: Any) -> Float32[np.ndarray, "n c"]:
         """Tokens of one camera's frame."""

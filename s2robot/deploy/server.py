@@ -43,9 +43,7 @@ from s2robot.deploy.wire import (
 from s2robot.errors import S2RobotError
 from s2robot.policies.memory import EpisodeMemory
 from s2robot.progress import say
-from s2robot.types import Observation
 
-WARM_UP = 5  # inferences before it is ready: the first ones allocate
 TIMINGS = 1000  # newest inferences that health tells of
 PING_EVERY_S = 2.0  # a client that does not answer within this loses its lease
 SHORTEST_TOKEN = 16
@@ -126,7 +124,7 @@ class PolicyServer:
             if handle_signals:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self.stop)
-            await loop.run_in_executor(self._worker, self._warm_up)
+            await loop.run_in_executor(self._worker, self.policy.warm_up)
             if self.status == "warming":
                 self.status = "ready"
                 say(f"ready: ws://{where.host}:{self.port}, health at http://{where.host}:{self.port}/healthz")
@@ -267,13 +265,6 @@ class PolicyServer:
         self._answers[kind] = self._answers.get(kind, 0) + 1
         with contextlib.suppress(ConnectionClosed):
             await connection.send(frame)
-
-    def _warm_up(self) -> None:
-        spec = self.policy.identity.observation
-        frames = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in spec.cameras}
-        blank = Observation(frames, np.zeros(len(spec.proprio), np.float32), np.zeros(len(spec.goal), np.float32), 0.0)
-        for _ in range(WARM_UP):
-            self.policy.chunk(blank, self.policy.new_memory(), (0, 0))
 
 
 def _is_late(waiting: _Waiting, now_s: float) -> bool:

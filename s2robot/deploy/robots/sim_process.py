@@ -8,13 +8,15 @@ Everything that came over the link and what was done with it is journalled, so t
 from __future__ import annotations
 
 import json
+import queue
 import select
 import socket
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -67,7 +69,43 @@ class _Camera:
     period_s: float
     due_s: float = 0.0
     counter: int = 0
-    picture: np.ndarray = field(default_factory=lambda: np.zeros((1, 1, 3), np.uint8))
+    frozen_at: np.ndarray | None = None
+
+
+class _Photographer(threading.Thread):
+    """Draws in a thread of its own, from copies of the state: physics goes on meanwhile."""
+
+    def __init__(self, task: Any) -> None:
+        super().__init__(name="cameras", daemon=True)
+        import mujoco
+
+        self._mujoco, self._task = mujoco, task
+        self._orders: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
+        self.frames: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.busy: set[str] = set()
+        self._spare: list[Any] = []
+
+    def take(self, camera: str, counter: int) -> None:
+        """A picture of the state of this moment; none where the last one of this camera is not finished."""
+        if camera in self.busy:
+            return
+        self.busy.add(camera)
+        copy = self._spare.pop() if self._spare else self._mujoco.MjData(self._task.model)
+        self._mujoco.mj_copyData(copy, self._task.model, self._task.data)
+        self._orders.put((camera, counter, copy))
+
+    def run(self) -> None:
+        """The GL context belongs to this thread."""
+        from s2robot.envs.renderer import LeanRenderer
+
+        renderer = LeanRenderer(self._task.model, self._task.frame_px, self._task.frame_px)
+        while True:
+            camera, counter, state = self._orders.get()
+            picture = renderer.render(state, camera)
+            stamp_s = float(state.time)
+            self._spare.append(state)
+            self.busy.discard(camera)
+            self.frames.put({"camera": camera, "counter": counter, "stamp_s": stamp_s, "picture": picture})
 
 
 class SimProcess:
@@ -86,6 +124,8 @@ class SimProcess:
         self.axes = axes_of(limits, self.spec.action, self.spec.observation)
         self.watchdog = self._new_watchdog()
         self.cameras = {name: _Camera(1.0 / float(config["camera_hz"])) for name in task["cameras"]}
+        self._photographer = _Photographer(self.world.task)
+        self._photographer.start()
         self.state_period_s = 1.0 / float(config["state_hz"])
         self.rng = np.random.default_rng(int(config["seed"]))
         self.faults = Faults().changed(config.get("faults", {}))
@@ -175,7 +215,7 @@ class SimProcess:
             camera.due_s = now_s
         self._state_due_s = now_s
         self._outbox.clear()
-        self._sense(now_s, at_once=True)
+        self._show()
         self._reply(message, {"initial_state_sha256": state})
 
     def _set_faults(self, message: dict[str, Any]) -> None:
@@ -193,23 +233,42 @@ class SimProcess:
 
     # What goes out.
 
-    def _sense(self, now_s: float, at_once: bool = False) -> None:
-        task = self.world.task
+    def _sense(self, now_s: float) -> None:
         for name, camera in self.cameras.items():
             if now_s < camera.due_s:
                 continue
             camera.due_s = max(camera.due_s + camera.period_s, now_s)
             camera.counter += 1
-            if self.faults.stopped == name or (not at_once and self.rng.random() < self.faults.drop_frames):
-                continue
-            if self.faults.frozen != name:
-                camera.picture = task.frames([name])[name]
-            frame = {"kind": "frame", "camera": name, "counter": camera.counter, "stamp_s": float(task.data.time)}
-            picture = camera.picture
-            self._post({**frame, "picture": picture, "digest": zlib.crc32(picture.tobytes())}, at_once)
+            if self.faults.stopped != name and self.rng.random() >= self.faults.drop_frames:
+                self._photographer.take(name, camera.counter)
+        while not self._photographer.frames.empty():
+            self._post_frame(self._photographer.frames.get())
         if now_s >= self._state_due_s:
             self._state_due_s = max(self._state_due_s + self.state_period_s, now_s)
-            self._post(self._state(), at_once)
+            self._post(self._state())
+
+    def _post_frame(self, frame: dict[str, Any], at_once: bool = False) -> None:
+        camera = self.cameras[frame["camera"]]
+        if self.faults.frozen == frame["camera"] and camera.frozen_at is not None:
+            frame["picture"] = camera.frozen_at
+        camera.frozen_at = frame["picture"]
+        self._post({"kind": "frame", **frame, "digest": zlib.crc32(frame["picture"].tobytes())}, at_once)
+
+    def _show(self) -> None:
+        """Pictures of this very moment, waited for: an episode begins."""
+        for name, camera in self.cameras.items():
+            while name in self._photographer.busy:
+                time.sleep(0.001)
+            camera.counter += 1
+            self._photographer.take(name, camera.counter)
+        waiting = set(self.cameras)
+        while waiting:
+            frame = self._photographer.frames.get()
+            if frame["counter"] == self.cameras[frame["camera"]].counter:
+                waiting.discard(frame["camera"])
+                self._post_frame(frame, at_once=True)
+        self._post(self._state(), at_once=True)
+        self._send_due()
 
     def _state(self) -> dict[str, Any]:
         observation = self.world.task._observe()
@@ -229,7 +288,7 @@ class SimProcess:
             "done": self._done,
         }
 
-    def _post(self, message: dict[str, Any], at_once: bool) -> None:
+    def _post(self, message: dict[str, Any], at_once: bool = False) -> None:
         late_s = 0.0 if at_once else self.faults.latency_s + self.faults.jitter_s * float(self.rng.random())
         heappush(self._outbox, (time.monotonic() + late_s, next(self._order), message))
 
