@@ -7,6 +7,7 @@ from typing import Any
 HELP = "times encoders and training against what users would pick instead"
 VERBS = {
     "encoder": "frames per second, latency and memory beside the reference package and the bare backbone",
+    "deploy": "a bundle's latency beside torch, in closed loop in real time, and under delay",
     "train": "training on cached features beside the frozen encoder inside every step",
 }
 
@@ -16,10 +17,7 @@ def run(config: Any, verb: str) -> int | None:
     from omegaconf import OmegaConf
 
     plain: Any = OmegaConf.to_container(config)
-    if verb == "encoder":
-        _encoder(plain)
-    else:
-        _train(plain)
+    {"deploy": _deploy, "encoder": _encoder, "train": _train}[verb](plain)
     return None
 
 
@@ -63,3 +61,68 @@ def _train(plain: dict[str, Any]) -> None:
     print("\n".join(as_text(result)))
     write_json(out / "bench_train.json", asdict(result))
     print(f"written: {out / 'bench_train.json'}")
+
+
+def _deploy(plain: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from s2robot.deploy.bench.closed_loop import Bench
+    from s2robot.errors import S2RobotError, unknown_name
+    from s2robot.pipeline.seeds import parse_seeds
+
+    measures = {"latency": _latency, "closed_loop": _closed_loop, "delay": _delay}
+    if plain["what"] not in measures:
+        raise unknown_name("measure", str(plain["what"]), measures)
+    bundles = [
+        Path(bundle) for bundle in ([plain["bundles"]] if isinstance(plain["bundles"], str) else plain["bundles"])
+    ]
+    if not bundles:
+        raise S2RobotError("bundles=[] is empty; export one with `s2robot export`")
+    out = Path(plain["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(bundles[0], plain["robot"], parse_seeds(plain["seeds"]), out, int(plain["workers"]))
+    measures[plain["what"]](plain, bench, bundles)
+    print(f"written: {out / (plain['what'] + '.json')}")
+
+
+def _latency(plain: dict[str, Any], bench: Any, bundles: list[Any]) -> None:
+    from pathlib import Path
+
+    from s2robot.deploy.bench.latency import as_text, bench_latency, to_json
+    from s2robot.errors import S2RobotError
+    from s2robot.storage import write_json
+
+    if plain["checkpoint"] is None or plain["store"] is None:
+        raise S2RobotError("what=latency needs checkpoint=, which the bundles were exported from, and store=")
+    rows = bench_latency(Path(plain["checkpoint"]), bundles, Path(plain["store"]), plain["states"], plain["threads"])
+    print("\n".join(as_text(rows)))
+    write_json(bench.out / "latency.json", to_json(rows))
+
+
+def _closed_loop(plain: dict[str, Any], bench: Any, bundles: list[Any]) -> None:
+    from s2robot.deploy.bench.closed_loop import as_text, real_time, result, simulated
+    from s2robot.deploy.bench.episodes import Setting
+    from s2robot.deploy.bench.server_process import serving
+    from s2robot.deploy.client import RemotePolicy
+    from s2robot.deploy.deciders import LocalDecider, RemoteDecider
+    from s2robot.deploy.runtime import BundlePolicy
+    from s2robot.storage import write_json
+
+    threads = int(plain["threads"])
+    policy = BundlePolicy(bundles[0], threads=threads)
+    lockstep = simulated(bench, policy)
+    found: dict[str, Any] = {"bundle": policy.manifest.precision, "threads": threads}
+    with serving(bundles[0], threads) as server:
+        decider = RemoteDecider(RemotePolicy(server.url), policy.identity, timeout_s=1.0)
+        found["server"] = result(lockstep, real_time(bench, policy, decider, Setting(), "server", log=True))
+        decider.close()
+    found["local"] = result(lockstep, real_time(bench, policy, LocalDecider(policy), Setting(), "local", log=True))
+    for label in ("server", "local"):
+        print("\n".join(as_text(label, found[label])))
+    write_json(bench.out / "closed_loop.json", found)
+
+
+def _delay(plain: dict[str, Any], bench: Any, bundles: list[Any]) -> None:
+    from s2robot.deploy.bench.delay import as_text, bench_delay
+
+    print("\n".join(as_text(bench_delay(bench, int(plain["threads"])))))

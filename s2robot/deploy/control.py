@@ -8,6 +8,7 @@ Dims: a action, g goal.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -85,10 +86,10 @@ class Loop:
         show: Callable[[Summary, Brain], None] | None = None,
     ) -> None:
         self.robot, self.info, self.decider, self.plan, self.log = robot, info, decider, plan, log
-        self.goal, self.armed, self.pictures, self.show = goal, armed, pictures, show
+        self.goal, self.armed, self.show = goal, armed, show
         self.period_s = 1.0 / plan.action.rate_hz
         self.cameras = tuple(camera.name for camera in plan.observation.cameras)
-        self.worker = Worker(decider)
+        self.worker = Worker(decider, pictures and log is not None)
         self.summary = Summary()
         self._stopping = ""
         self._rearm = False
@@ -126,6 +127,8 @@ class Loop:
         self.worker.forget()
         reading = self.robot.read()
         brain = Brain(self.plan, reading.sense)
+        gc.collect()
+        gc.disable()  # a collection in the middle of a tick takes longer than the gate and the log together
         next_s = time.monotonic()
         try:
             while True:
@@ -146,6 +149,7 @@ class Loop:
             self._event("robot lost", str(error), time.monotonic())
             raise
         finally:
+            gc.enable()
             self.summary.fault = brain.fault
             self.summary.counters = dict(brain.counters)
             self.summary.seams = list(brain.buffer.seams)
@@ -203,11 +207,10 @@ class Loop:
         captured_s = min([sense.received_s, *(sense.cameras[camera].received_s for camera in self.cameras)])
         self._asked, self._begin = Asked(request, brain.buffer.tick, captured_s, time.monotonic()), False
         self.worker.ask(self._asked)
-        if self.log is not None and self.pictures:
-            for camera, picture in images.items():
-                self._written(partial(LogWriter.picture, camera=camera, picture=picture, now_s=now_s))
 
     def _take_answer(self, brain: Brain, now_s: float) -> None:
+        for picture in self.worker.filmed():
+            self._written(partial(LogWriter.picture, entry=picture))
         answer = self.worker.answer()
         if answer is None:
             return

@@ -8,11 +8,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from s2robot.deploy.bundle import Decisions, Identity
 from s2robot.deploy.client import RemotePolicy, ServerLost
+from s2robot.deploy.log import PictureEntry, png
 from s2robot.deploy.runtime import BundlePolicy
 from s2robot.deploy.wire import Request
 from s2robot.errors import MismatchError, S2RobotError
@@ -112,12 +114,13 @@ class Answer:
 
 
 class Worker:
-    """One thread that asks the decider, at most one request at a time."""
+    """One thread that asks the decider, at most one request at a time, and then packs what it was asked about."""
 
-    def __init__(self, decider: Decider) -> None:
-        self._decider = decider
+    def __init__(self, decider: Decider, pictures: bool) -> None:
+        self._decider, self._pictures = decider, pictures
         self._requests: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._filmed: queue.SimpleQueue[PictureEntry] = queue.SimpleQueue()
         self.busy = False
         self._thread = threading.Thread(target=self._work, name="decider", daemon=True)
         self._thread.start()
@@ -135,6 +138,11 @@ class Worker:
             return None
         self.busy = False
         return found
+
+    def filmed(self) -> Iterator[PictureEntry]:
+        """Pictures that have been packed since."""
+        while not self._filmed.empty():
+            yield self._filmed.get()
 
     def forget(self) -> None:
         """Wait for the answer that is under way, if any, and drop it: it belongs to an episode that is over."""
@@ -154,10 +162,14 @@ class Worker:
 
     def _work(self) -> None:
         while (asked := self._requests.get()) is not None:
+            chunk, failure = None, None
             try:
-                answer = Answer(asked, self._decider.decide(asked.request), None)
+                chunk = self._decider.decide(asked.request)
             except S2RobotError as error:
-                answer = Answer(asked, None, error)
+                failure = error
             except Exception as error:  # a runtime's own exceptions; the loop holds and says so
-                answer = Answer(asked, None, S2RobotError(f"{type(error).__name__}: {error}"))
-            self._answers.put(answer)
+                failure = S2RobotError(f"{type(error).__name__}: {error}")
+            self._answers.put(Answer(asked, chunk, failure))
+            if self._pictures:
+                for camera, picture in asked.request.observation.images.items():
+                    self._filmed.put(PictureEntry(asked.asked_s, camera, png(picture)))

@@ -45,12 +45,12 @@ class Sense(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Since when a camera shows what it shows, and where the arm was then."""
+    """What a camera shows, where the arm was when it began to show that, and since when the arm is elsewhere."""
 
     sight: Sight
     advanced_s: float  # when counter and stamp last moved on
-    changed_s: float  # when its pixels last changed
     proprio: tuple[float, ...]
+    moved_s: float = math.inf
 
 
 class GateState(NamedTuple):
@@ -165,21 +165,21 @@ class Gate:
             watch = watches[camera] = self._watched(watches.get(camera), sight, sense.proprio, now_s)
             if not 0.0 <= now_s - min(sight.received_s, watch.advanced_s) <= self.limits.age_s:
                 wrong.append(f"{camera} is old")
-            elif now_s - watch.changed_s > self.limits.frozen_s and self._moved(watch.proprio, sense.proprio):
+            elif now_s - watch.moved_s > self.limits.frozen_s:
                 wrong.append(f"{camera} is frozen")
         return state._replace(watches=watches), tuple(wrong)
 
     def _watched(self, before: Watch | None, sight: Sight, proprio: tuple[float, ...], now_s: float) -> Watch:
         if before is None:
-            return Watch(sight, sight.received_s, now_s, proprio)
+            return Watch(sight, sight.received_s, proprio)
         moved_on = sight.counter > before.sight.counter and sight.stamp_s > before.sight.stamp_s
         advanced_s = sight.received_s if moved_on else before.advanced_s
         if sight.digest != before.sight.digest:
-            return Watch(sight, advanced_s, now_s, proprio)
-        return Watch(sight if moved_on else before.sight, advanced_s, before.changed_s, before.proprio)
-
-    def _moved(self, before: Sequence[float], now: Sequence[float]) -> bool:
-        return any(abs(b - a) > self.limits.frozen_motion for a, b in zip(before, now, strict=False))
+            return Watch(sight, advanced_s, proprio)
+        moved_s = before.moved_s
+        if any(abs(b - a) > self.limits.frozen_motion for a, b in zip(before.proprio, proprio, strict=False)):
+            moved_s = min(moved_s, now_s)
+        return Watch(sight if moved_on else before.sight, advanced_s, before.proprio, moved_s)
 
     # Ticks.
 
@@ -208,12 +208,17 @@ class Gate:
         self, state: GateState, proposal: Sequence[float] | None, sense: Sense, reasons: list[str]
     ) -> tuple[GateState, Decision]:
         command = [0.0] * len(self.action.names)
-        states, places = [], []
+        states, places, limited = [], [], False
         absolute = self.action.mode == "absolute"
         for number, axis in enumerate(self.axes):
             before = state.axes[number]
             place = self._place(state, number, axis, sense) if axis.measured is not None else 0.0
-            want = 0.0 if proposal is None else proposal[axis.index] * axis.scale - (place if absolute else 0.0)
+            want = 0.0
+            if proposal is not None:
+                inside = min(max(proposal[axis.index], self.action.low[axis.index]), self.action.high[axis.index])
+                if inside != proposal[axis.index]:
+                    reasons.append(f"{axis.name} range")
+                want = inside * axis.scale - (place if absolute else 0.0)
             room = (axis.low - place, axis.high - place) if axis.measured is not None else None
             after = step(before, want, axis.limit, room)
             states.append(after)
@@ -221,12 +226,14 @@ class Gate:
             command[axis.index] = (places[-1] if absolute else after.w) / axis.scale
             if proposal is not None and abs(after.w - want) > CHANGED * axis.limit.w:
                 reasons.append(f"{axis.name} {_limit_at_work(before, after, want, axis)}")
+                limited = True
         held = list(state.grippers)
         for number, index in enumerate(self.grippers):
             if proposal is not None:
                 held[number] = min(max(float(proposal[index]), self.action.low[index]), self.action.high[index])
             command[index] = held[number]
-        clamped = state.clamped + 1 if proposal is not None and reasons else 0
+        # What goes past the range of all demonstrations is cut to it, here as in simulation: no sign of danger.
+        clamped = state.clamped + 1 if limited else 0
         state = state._replace(
             axes=tuple(states),
             grippers=tuple(held),

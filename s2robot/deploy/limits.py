@@ -52,8 +52,8 @@ class Limits:
         grippers: elements that are no motion: kept within the action spec's limits, and held where everything stops.
         age_s: an older observation stops inference and motion (per stream, local clock), and a chunk whose observation
             is older when it comes is not used.
-        frozen_s: a camera whose picture stays equal for so long, while the arm moved by more than `frozen_motion` (in
-            the unit of each element of proprioception), shows the past.
+        frozen_s: a camera whose picture is still the same so long after the arm has moved by more than `frozen_motion`
+            (in the unit of each element of proprioception) shows the past.
         frozen_motion: see there.
         clamped_ticks: so many ticks in a row in which a limit changed the command latch a fault.
         bad_chunks: so many chunks in a row that are not finite, or of a wrong shape, latch a fault.
@@ -63,7 +63,7 @@ class Limits:
     axes: dict[str, MotionLimit]
     grippers: tuple[str, ...] = ()
     age_s: float = 0.150
-    frozen_s: float = 0.5
+    frozen_s: float = 0.25
     frozen_motion: float = 0.01
     clamped_ticks: int = 20
     bad_chunks: int = 3

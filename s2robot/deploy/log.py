@@ -177,12 +177,12 @@ class LogWriter:
         """Whenever something happens that is neither."""
         self._write(EVENT, {"now_s": entry.now_s, "kind": entry.kind, "text": entry.text}, entry.now_s)
 
-    def picture(self, camera: str, picture: UInt8[np.ndarray, "h w 3"], now_s: float) -> None:
-        """A picture that was decided on."""
-        ns = int(now_s * 1e9) + self._offset_ns
+    def picture(self, entry: PictureEntry) -> None:
+        """After the decision on it was asked for: packing it takes longer than a tick may."""
+        ns = int(entry.now_s * 1e9) + self._offset_ns
         stamp = {"sec": ns // 10**9, "nanosec": ns % 10**9}
-        message = {"header": {"stamp": stamp, "frame_id": camera}, "format": "png", "data": png(picture)}
-        self._write(f"/camera/{camera}/compressed", message, now_s, IMAGE)
+        message = {"header": {"stamp": stamp, "frame_id": entry.camera}, "format": "png", "data": entry.png}
+        self._write(f"/camera/{entry.camera}/compressed", message, entry.now_s, IMAGE)
 
     def close(self) -> None:
         """Finish the file. Raises S2RobotError where the disk is full; what was written before stays readable."""

@@ -34,7 +34,7 @@ class BundlePolicy:
         self.manifest = verify_bundle(folder)
         self.identity, self.decisions = self.manifest.identity, self.manifest.decisions
         self.cameras = tuple(self.manifest.encoders)
-        self.representation = self.decisions.representation
+        self.representation: str = self.decisions.representation
         self._policy = open_session(Path(folder) / POLICY, device, threads)
         files = sorted(set(self.manifest.encoders.values()))
         sessions = {name: open_session(Path(folder) / name, device, threads) for name in files}
@@ -69,9 +69,13 @@ class BundlePolicy:
         self, observation: Observation, memory: EpisodeMemory, key: tuple[int, int]
     ) -> Float32[np.ndarray, "k a"]:
         """The whole chunk from an observation, which `memory` keeps. Raises S2RobotError where it does not fit."""
+        self.see(observation, memory)
+        return self.decide(memory.steps(), self.noise(*key))
+
+    def see(self, observation: Observation, memory: EpisodeMemory) -> None:
+        """Encode an observation into an episode's memory. Raises S2RobotError where it does not fit."""
         tokens = {camera: self.encode(camera, observation.images) for camera in self.cameras}
         memory.push(Seen(tokens, self._vector("proprio", observation), self._vector("goal", observation)))
-        return self.decide(memory.steps(), self.noise(*key))
 
     def warm_up(self) -> None:
         """The first inferences allocate and are several times slower: here nobody waits for them."""

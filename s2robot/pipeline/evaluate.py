@@ -12,8 +12,7 @@ import numpy as np
 
 from s2robot.errors import MismatchError
 from s2robot.pipeline.report.outcomes import Outcome, read_outcomes, write_outcomes
-from s2robot.pipeline.rollout import Rollout, RolloutPool, rollout
-from s2robot.policies.agent import Agent
+from s2robot.pipeline.rollout import Actor, Rollout, RolloutPool, rollout
 from s2robot.progress import progress
 from s2robot.storage import append_line, cut_torn_line, fingerprint, fsync_folder, read_json, write_atomic, write_json
 
@@ -45,7 +44,7 @@ def policy_sha256(manifest: Mapping[str, Any]) -> str:
     return fingerprint({**parts, "weights": manifest["files"]["policy.safetensors"]})
 
 
-def evaluate(what: Evaluation, agent: Agent, pool: RolloutPool, seeds: range, out: Path) -> list[Outcome]:
+def evaluate(what: Evaluation, agent: Actor, pool: RolloutPool, seeds: range, out: Path) -> list[Outcome]:
     """Roll out every seed and write `episodes.jsonl` (outcomes, sorted) and `timings.jsonl` into `out`.
 
     Each finished episode is journalled at once: a second start runs only what is missing. Raises MismatchError when

@@ -12,18 +12,34 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from s2robot.errors import S2RobotError
 from s2robot.execution import initialise_worker, worker_environment
 from s2robot.gl import select_gl_backend
-from s2robot.policies.agent import Agent
 from s2robot.policies.memory import EpisodeMemory
 from s2robot.types import EndReason, Observation
 
 SLOTS = 8  # environments that run at once, whatever the number of workers
+
+
+class Actor(Protocol):
+    """Who decides: an `Agent`, or a bundle."""
+
+    cameras: tuple[str, ...]
+    representation: str
+
+    def new_memory(self) -> EpisodeMemory:
+        """The empty memory of an episode that begins."""
+        ...
+
+    def infer_batch(
+        self, observations: Sequence[Observation], memories: Sequence[EpisodeMemory], keys: Sequence[tuple[int, int]]
+    ) -> np.ndarray:
+        """The next actions of several episodes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -166,7 +182,7 @@ class _Running:
     clip: list[np.ndarray] = field(default_factory=list)
 
 
-def rollout(pool: RolloutPool, agent: Agent, seeds: Sequence[int], record: str | None = None) -> Iterator[Rollout]:
+def rollout(pool: RolloutPool, agent: Actor, seeds: Sequence[int], record: str | None = None) -> Iterator[Rollout]:
     """Yield every episode as it ends. `record` names a camera whose frames are kept.
 
     Raises S2RobotError where a camera is unknown or a worker fails.

@@ -223,6 +223,14 @@ def test_persistent_limiting_latches_and_a_short_one_does_not() -> None:
     assert "limited in 5 ticks in a row" in out[-1][1].reasons[0]
 
 
+def test_an_action_past_its_range_is_cut_and_counted_but_is_no_fault() -> None:
+    axis = {"velocity": 1.0, "acceleration": 20.0, "jerk": 400.0}
+    gate = plan(axes={"dx": axis, "dy": axis}, clamped_ticks=5).gate()
+    out = run(gate, [(0.0, 1.3, 0.0)] * 30)
+    assert all(decision.command[1] <= 1.0 for _, decision in out)
+    assert out[-1][1] == Decision((0.0, 1.0, 0.0), ("dy range",), held=False)
+
+
 @given(COMMANDS)
 def test_nothing_moves_after_a_latch_until_a_person_re_arms(commands: list[Any]) -> None:
     state, now_s = moving()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from s2robot.errors import MismatchError
 from s2robot.pipeline.agents import load_policy
 from s2robot.pipeline.checkpoint import open_checkpoint
 from s2robot.pipeline.evaluate import ROWS, Evaluation, evaluate, policy_sha256
-from s2robot.pipeline.rollout import RolloutPool
+from s2robot.pipeline.rollout import Actor, RolloutPool
 from s2robot.pipeline.simulation import simulated_task
 from s2robot.pipeline.statistics import contrast, wilson
 from s2robot.storage import write_json
@@ -55,7 +54,7 @@ def compare_rollouts(checkpoint: Path, bundle: Path, seeds: range, workers: int)
     if read_manifest(bundle).identity.checkpoint_sha256 != policy_sha256(manifest):
         raise MismatchError(f"{bundle} was not exported from {checkpoint}; export that one, or name its checkpoint")
     task = simulated_task(DatasetSpec.from_json(manifest["spec"]))
-    agents: dict[str, Any] = {"checkpoint": load_policy(path, rows=ROWS), "bundle": BundlePolicy(bundle)}
+    agents: dict[str, Actor] = {"checkpoint": load_policy(path, rows=ROWS), "bundle": BundlePolicy(bundle)}
     success = {}
     with RolloutPool(task, workers) as pool:
         for arm, agent in agents.items():
