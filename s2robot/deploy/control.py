@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,7 @@ from s2robot.deploy.wire import Request
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.types import Observation, ObservationSpec, require_equal
 
+REMEMBERED = 32  # ticks: longer ago than any picture may be
 SPIN_S = 0.0005  # before a tick: sleeping wakes up late by about so much
 
 
@@ -94,6 +96,7 @@ class Loop:
         self._stopping = ""
         self._rearm = False
         self._ids = 0
+        self._executed: deque[float] = deque(maxlen=REMEMBERED)  # when the latest executed ticks were
         self._first_of: float | None = None  # when the newest chunk's frame arrived, until its first command is out
 
     def stop(self, why: str) -> None:
@@ -124,6 +127,7 @@ class Loop:
         self.summary, self._stopping = Summary(), ""
         self._asked: Asked | None = None
         self._first_of, self._begin, self._seed = None, True, seed
+        self._executed.clear()
         self.worker.forget()
         reading = self.robot.read()
         brain = Brain(self.plan, reading.sense)
@@ -133,7 +137,8 @@ class Loop:
         try:
             while True:
                 _sleep_until(next_s)
-                reading = self.robot.read()
+                if self.summary.ticks:  # the first tick decides on what the brain was made from
+                    reading = self.robot.read()
                 now_s = time.monotonic()  # after reading: nothing that was read is of the future
                 self._tick(brain, reading, now_s)
                 late_s = time.monotonic() - next_s
@@ -193,6 +198,8 @@ class Loop:
             summary.sent += 1
         summary.ticks += 1
         summary.held += step.decision.held
+        if not step.decision.held:
+            self._executed.append(now_s)
         if self._first_of is not None and not step.decision.held:
             summary.timings.capture.append(time.monotonic() - self._first_of)
             self._first_of = None
@@ -202,10 +209,13 @@ class Loop:
             return
         sense, self._ids = reading.sense, self._ids + 1
         images = {camera: reading.images[camera] for camera in self.cameras}
-        observation = Observation(images, np.array(sense.proprio, np.float32), self.goal, now_s)
-        request = Request(observation, self._ids, self._begin, None, self._seed)
-        captured_s = min([sense.received_s, *(sense.cameras[camera].received_s for camera in self.cameras)])
-        self._asked, self._begin = Asked(request, brain.buffer.tick, captured_s, time.monotonic()), False
+        arrivals_s = [sense.cameras[camera].received_s - self.info.camera_latency_s for camera in self.cameras]
+        captured_s = min(arrivals_s, default=sense.received_s)
+        # A policy was trained on pictures and measurements of one moment, and on what was done from that moment on.
+        proprio = np.array(reading.proprio_at(captured_s), np.float32)
+        at = brain.buffer.tick - sum(when_s > captured_s for when_s in self._executed)
+        request = Request(Observation(images, proprio, self.goal, now_s), self._ids, self._begin, None, self._seed)
+        self._asked, self._begin = Asked(request, at, captured_s, time.monotonic()), False
         self.worker.ask(self._asked)
 
     def _take_answer(self, brain: Brain, now_s: float) -> None:

@@ -30,12 +30,16 @@ def replay(path: Path) -> Replay:
     """Raises DamagedError for a file that is no log."""
     log = LogReader(path)
     brain: Brain | None = None
+    early: list[EventEntry] = []  # before the first tick, which says where the robot was
     ticks = chunks = 0
     wrong: list[tuple[int, str]] = []
     rearm = False
     for entry in log.entries():
         if isinstance(entry, TickEntry):
             brain = brain or Brain(log.plan, entry.sense)
+            for event in early:
+                _happen(brain, event)
+            early.clear()
             if rearm:
                 brain.rearm(entry.sense)
                 rearm = False
@@ -52,10 +56,17 @@ def replay(path: Path) -> Replay:
             if verdict != entry.verdict:
                 wrong.append((ticks, f"chunk {entry.arrival.id}: {verdict!r} instead of {entry.verdict!r}"))
             chunks += 1
-        elif isinstance(entry, EventEntry) and brain is not None:
+        elif isinstance(entry, EventEntry):
             rearm = rearm or entry.kind == REARM
-            if entry.kind == LATCH:
-                brain.latch(entry.text)
-            elif entry.kind == STOP:
-                brain.stop()
+            if brain is None:
+                early.append(entry)
+            else:
+                _happen(brain, entry)
     return Replay(ticks, chunks, tuple(wrong))
+
+
+def _happen(brain: Brain, event: EventEntry) -> None:
+    if event.kind == LATCH:
+        brain.latch(event.text)
+    elif event.kind == STOP:
+        brain.stop()

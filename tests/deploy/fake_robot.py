@@ -33,7 +33,9 @@ class FakeRobot:
         self._count += self.frozen_since is None
         image = np.full((PX, PX, 3), self._count % 256, np.uint8)
         sight = Sight(self._count, now_s, now_s, self._count)
-        return Reading({"front": image}, Sense((*self.place, 0.0), time.monotonic(), {"front": sight}), self.fault)
+        return Reading(
+            {"front": image}, Sense((*self.place, 0.0), time.monotonic(), {"front": sight}), fault=self.fault
+        )
 
     def write(self, command: Sequence[float]) -> None:
         self.written.append((time.monotonic(), tuple(command)))

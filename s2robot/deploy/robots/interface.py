@@ -23,24 +23,38 @@ class RobotLost(S2RobotError):
 
 @dataclass(frozen=True)
 class RobotInfo:
-    """What the robot says it is: compared with the policy before anything moves."""
+    """What the robot says it is: compared with the policy before anything moves.
+
+    `camera_latency_s` is how long a picture takes from its capture to its arrival: measured once, by who sets it up.
+    """
 
     name: str
     observation: ObservationSpec
     action: ActionSpec
+    camera_latency_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The newest of everything. `fault` is what the robot's own side has latched, empty for nothing; `done` whether it
-    knows the task to be solved, which only a simulated one does.
+    """The newest of everything.
+
+    `past` are the latest readings of proprioception, oldest first, each with its arrival (s, local monotonic), so that
+    a picture can be seen together with what was measured when it was taken. `fault` is what the robot's own side has
+    latched, empty for nothing; `done` whether it knows the task to be solved, which only a simulated one does.
     """
 
     images: Mapping[str, UInt8[np.ndarray, "h w 3"]]
     sense: Sense
+    past: Sequence[tuple[float, tuple[float, ...]]] = ()
     fault: str = ""
     done: bool = False
     extra: Mapping[str, float] = field(default_factory=dict)
+
+    def proprio_at(self, when_s: float) -> tuple[float, ...]:
+        """What was measured nearest to `when_s`."""
+        if not self.past:
+            return self.sense.proprio
+        return min(self.past, key=lambda reading: abs(reading[0] - when_s))[1]
 
 
 class Robot(Protocol):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ from s2robot.deploy.robots.watchdog import Watchdog
 from s2robot.errors import S2RobotError
 from s2robot.types import ActionSpec, CameraSpec, ObservationSpec
 
+PAST = 500  # readings of proprioception that are kept
 FIRST_S = 10.0  # to wait for the first message of every stream
 POSE = (*(f"pos_{axis}_m" for axis in "xyz"), *(f"rot6d_{i}" for i in range(6)))
 CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0)}
@@ -72,6 +74,7 @@ class Graph:
         grippers: action element -> topic of std_msgs/Float64.
         joint_topic: of sensor_msgs/JointState.
         pose_topic: of geometry_msgs/PoseStamped, where proprioception has any of it.
+        camera_latency_s: from a picture's capture to its arrival here.
     """
 
     cameras: dict[str, Camera]
@@ -81,6 +84,7 @@ class Graph:
     grippers: dict[str, str] = field(default_factory=dict)
     joint_topic: str = "/joint_states"
     pose_topic: str | None = None
+    camera_latency_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name, source in self.proprio.items():
@@ -102,7 +106,8 @@ class Ros2Robot:
         self.graph = parse(Graph, dict(graph), f"graph of {name}", "see configs/robot/ros2.yaml")
         self.limits = parse_limits(limits, name)
         cameras = tuple(CameraSpec(n, c.height, c.width) for n, c in self.graph.cameras.items())
-        self.info = RobotInfo(name, ObservationSpec(cameras, tuple(self.graph.proprio)), self.graph.action)
+        observation = ObservationSpec(cameras, tuple(self.graph.proprio))
+        self.info = RobotInfo(name, observation, self.graph.action, self.graph.camera_latency_s)
         action = self.graph.action
         axes = axes_of(self.limits, action, self.info.observation)
         self.watchdog = Watchdog(
@@ -114,6 +119,7 @@ class Ros2Robot:
         self._joints: dict[str, float] = {}
         self._pose: dict[str, float] = {}
         self._received_s: dict[str, float] = {}
+        self._past: deque[tuple[float, tuple[float, ...]]] = deque(maxlen=PAST)
         self._wrong = ""
         self._node: Any = None
         self._running = False
@@ -140,9 +146,8 @@ class Ros2Robot:
                 raise RobotLost(f"{self.name} has left the graph")
             if self._wrong:
                 raise RobotLost(f"{self.name}: {self._wrong}")
-            proprio = tuple(self._measured(source) for source in self.graph.proprio.values())
-            oldest_s = min(self._received_s.values(), default=0.0)
-            return Reading(dict(self._images), Sense(proprio, oldest_s, dict(self._sights)), self.watchdog.fault)
+            sense = Sense(self._proprio(), min(self._received_s.values(), default=0.0), dict(self._sights))
+            return Reading(dict(self._images), sense, tuple(self._past), self.watchdog.fault)
 
     def write(self, command: Sequence[float]) -> None:
         """Published at once, unless the watchdog has latched."""
@@ -243,6 +248,7 @@ class Ros2Robot:
         with self._lock:
             self._joints.update(zip(message.name, map(float, message.position), strict=False))
             self._received_s["joints"] = time.monotonic()
+            self._past.append((self._received_s["joints"], self._proprio()))
 
     def _take_pose(self, message: Any) -> None:
         place, turn = message.pose.position, message.pose.orientation
@@ -250,6 +256,7 @@ class Ros2Robot:
         with self._lock:
             self._pose = dict(zip(POSE, (place.x, place.y, place.z, *x, *y), strict=True))
             self._received_s["pose"] = time.monotonic()
+            self._past.append((self._received_s["pose"], self._proprio()))
 
     def _missing(self) -> str:
         with self._lock:
@@ -267,6 +274,9 @@ class Ros2Robot:
             if unknown:
                 return f"no joint {', '.join(unknown)} in {self.graph.joint_topic}; it has {', '.join(self._joints)}"
             return ""
+
+    def _proprio(self) -> tuple[float, ...]:
+        return tuple(self._measured(source) for source in self.graph.proprio.values())
 
     def _measured(self, source: str) -> float:
         kind, _, part = source.partition(":")

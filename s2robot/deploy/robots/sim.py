@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -22,6 +23,7 @@ from s2robot.errors import S2RobotError
 from s2robot.types import DatasetSpec
 
 START_S, ANSWER_S = 60.0, 20.0
+PAST_S = 0.5  # of proprioception that is kept
 
 
 class SimRobot:
@@ -35,6 +37,7 @@ class SimRobot:
         seed: of the sensor faults.
         camera_hz: rate of every camera.
         state_hz: rate of proprioception.
+        camera_latency_s: from the state that a picture shows to its arrival: what drawing takes on this machine.
         faults: see `sim_process.Faults`.
     """
 
@@ -45,12 +48,15 @@ class SimRobot:
         seed: int = 0,
         camera_hz: float = 20.0,
         state_hz: float = 100.0,
+        camera_latency_s: float = 0.0,
         faults: Mapping[str, Any] | None = None,
     ) -> None:
         self._config = {
             "task": dict(task), "limits": dict(limits), "seed": seed, "camera_hz": camera_hz, "state_hz": state_hz,
             "faults": dict(faults or {}),
         }  # fmt: skip
+        self._camera_latency_s = camera_latency_s
+        self._past: deque[tuple[float, tuple[float, ...]]] = deque(maxlen=round(PAST_S * state_hz))
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Link | None = None
         self._info: RobotInfo | None = None
@@ -89,7 +95,8 @@ class SimRobot:
             assert self._state is not None
             sense = Sense(tuple(self._state["proprio"].tolist()), self._state_s, dict(self._sights))
             joints = {f"joint_{i}_rad": float(q) for i, q in enumerate(self._state["joints"])}
-            return Reading(dict(self._images), sense, self._state["fault"], bool(self._state["done"]), joints)
+            fault, done = self._state["fault"], bool(self._state["done"])
+            return Reading(dict(self._images), sense, tuple(self._past), fault, done, joints)
 
     def write(self, command: Sequence[float]) -> None:
         """Over the link at once."""
@@ -181,13 +188,15 @@ class SimRobot:
                 self._sights[name] = Sight(message["counter"], message["stamp_s"], now_s, message["digest"])
             elif kind == "state":
                 self._state, self._state_s = message, now_s
+                self._past.append((now_s, tuple(message["proprio"].tolist())))
             elif kind == "answer":
                 self._answers[message["id"]] = message
             elif kind == "info":
                 if "error" in message:
                     raise S2RobotError(message["error"])
                 spec = DatasetSpec.from_json(json.loads(message["spec"]))
-                self._info = RobotInfo(f"simulated Panda ({spec.task})", spec.observation, spec.action)
+                name = f"simulated Panda ({spec.task})"
+                self._info = RobotInfo(name, spec.observation, spec.action, self._camera_latency_s)
             self._arrived.notify_all()
 
     def _ask(self, kind: str, **more: Any) -> dict[str, Any]:
