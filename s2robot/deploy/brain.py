@@ -30,7 +30,9 @@ class Plan:
     """What a run is made of; it goes into the log's first entry. `observation` holds the cameras that the policy reads.
 
     `overlap`: whether the next decision is made while the chunk before it is still carried out; otherwise the robot
-    holds until it has come. `blend`: see `ChunkBuffer`.
+    holds until it has come. `every`: ticks from one decision to the next; by default each as soon as the last one has
+    come, or, where the policy looks back over several, as many as they were apart in training. `blend`: see
+    `ChunkBuffer`.
     """
 
     observation: ObservationSpec
@@ -38,11 +40,19 @@ class Plan:
     decisions: Decisions
     limits: Limits
     overlap: bool = True
+    every: int | None = None
     blend: int = 0
 
     def gate(self) -> Gate:
         """Raises S2RobotError where the parts do not fit each other."""
         how = self.decisions
+        if self.every is not None and not 1 <= self.every <= how.chunk:
+            raise S2RobotError(f"every={self.every}: give 1 to {how.chunk} ticks, the length of a chunk")
+        if self.every not in (None, how.execute) and how.observation_horizon > 1:
+            raise S2RobotError(
+                f"every={self.every}: this policy looks back over {how.observation_horizon} decisions, {how.execute} "
+                "ticks apart as it was trained; leave every=null"
+            )
         if self.blend and not 0 <= self.blend < how.execute:
             raise S2RobotError(f"blend={self.blend}: give fewer ticks than are executed, {how.execute}")
         width = len(self.action.names)
@@ -136,7 +146,9 @@ class Brain:
             return False
         if self.buffer.planned() == 0 or asked_at is None:
             return True
-        return self.plan.overlap and self.buffer.tick - asked_at >= self.plan.decisions.execute
+        how = self.plan.decisions
+        every = self.plan.every or (1 if how.observation_horizon == 1 else how.execute)
+        return self.plan.overlap and self.buffer.tick - asked_at >= every
 
     def unfit(self, sense: Sense, now_s: float) -> tuple[str, ...]:
         """Why nothing may be inferred from what is seen now."""

@@ -30,6 +30,7 @@ from s2robot.errors import MismatchError, S2RobotError
 from s2robot.types import Observation, ObservationSpec, require_equal
 
 REMEMBERED = 32  # ticks: longer ago than any picture may be
+CAMERA_JITTER_S = 0.008
 SPIN_S = 0.0005  # before a tick: sleeping wakes up late by about so much
 
 
@@ -130,9 +131,10 @@ class Loop:
         self._executed.clear()
         self.worker.forget()
         reading = self.robot.read()
-        brain = Brain(self.plan, reading.sense)
         gc.collect()
         gc.disable()  # a collection in the middle of a tick takes longer than the gate and the log together
+        reading = self._after_a_frame(reading)
+        brain = Brain(self.plan, reading.sense)
         next_s = time.monotonic()
         try:
             while True:
@@ -159,6 +161,19 @@ class Loop:
             self.summary.counters = dict(brain.counters)
             self.summary.seams = list(brain.buffer.seams)
         return self.summary
+
+    def _after_a_frame(self, reading: Reading) -> Reading:
+        """Wait until the first camera delivers, and for its jitter: where it runs at the loop's rate, every tick then
+        sees a fresh picture.
+        """
+        if not self.cameras:
+            return reading
+        before, deadline_s = reading.sense.cameras.get(self.cameras[0]), time.monotonic() + 2 * self.period_s
+        while reading.sense.cameras.get(self.cameras[0]) == before and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+            reading = self.robot.read()
+        time.sleep(CAMERA_JITTER_S)
+        return self.robot.read()
 
     def _ended(self, brain: Brain, ticks: int | None, end_at_fault: bool, until_done: bool) -> bool:
         if ticks is not None and self.summary.ticks >= ticks:

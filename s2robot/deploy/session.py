@@ -82,7 +82,15 @@ def control(config: Mapping[str, Any]) -> Summary:
     try:
         info = robot.connect()
         observation = handshake(manifest.identity, info)
-        plan = Plan(observation, info.action, decider.decisions, limits, bool(config["overlap"]), int(config["blend"]))
+        plan = Plan(
+            observation,
+            info.action,
+            decider.decisions,
+            limits,
+            bool(config["overlap"]),
+            config["every"],
+            int(config["blend"]),
+        )
         plan.gate()
         key = key_of(manifest.identity, plan, info.name)
         armed = bool(config["armed"])

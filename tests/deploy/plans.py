@@ -22,7 +22,7 @@ def limits(**changes: Any) -> Limits:
 
 
 def plan(overlap: bool = True, blend: int = 0, chunk: int = 8, **changes: Any) -> Plan:
-    return Plan(OBSERVATION, ACTION, Decisions(1, chunk, 4, None, "delta"), limits(**changes), overlap, blend)
+    return Plan(OBSERVATION, ACTION, Decisions(1, chunk, 4, None, "delta"), limits(**changes), overlap, None, blend)
 
 
 def sense(now_s: float, x: float = 0.0, y: float = 0.0, counter: int | None = None, digest: int | None = None) -> Sense:

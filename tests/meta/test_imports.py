@@ -13,6 +13,9 @@ TRAIN = {"torch", "transformers", "diffusers"}
 DATA = {"zarr", "fsspec", "safetensors", "tqdm", "scipy"}
 SIM = {"mujoco", "robosuite", "gymnasium", "numba", "cv2"}
 REPORT = {"statsmodels", "matplotlib", "jinja2", "av", "PIL"}
+ROBOT = {"onnxruntime", "websockets", "msgpack", "mcap", "mcap_ros2", "pydantic"}
+ON_ROBOTS = {"brain", "bundle", "chunks", "client", "control", "deciders", "dry_runs", "gate", "limiter", "limits", "log",
+             "parse", "replay", "robots", "runtime", "server", "session", "token", "wire"}  # fmt: skip
 
 CHILD = """
 import importlib, pkgutil, sys
@@ -48,17 +51,23 @@ def single_modules() -> set[str]:
 @pytest.mark.parametrize(
     ("refused", "rooms"),
     [
-        (TRAIN | DATA | SIM | REPORT, {"s2robot.cli", "s2robot.configs", *single_modules()}),
-        (TRAIN | SIM | REPORT, {"s2robot.data"}),
-        (SIM | REPORT, {"s2robot.encoders", "s2robot.policies"}),
+        (TRAIN | DATA | SIM | REPORT | ROBOT, {"s2robot.cli", "s2robot.configs", *single_modules()}),
+        (TRAIN | SIM | REPORT | ROBOT, {"s2robot.data"}),
+        (SIM | REPORT | ROBOT, {"s2robot.encoders", "s2robot.policies"}),
         (TRAIN | {"zarr", "statsmodels", "matplotlib", "jinja2", "av"}, {"s2robot.envs"}),
         (TRAIN | SIM | {"zarr"}, {"s2robot.pipeline.report", "s2robot.pipeline.statistics"}),
+        (TRAIN | (DATA - {"scipy"}) | SIM | (REPORT - {"PIL"}), {f"s2robot.deploy.{name}" for name in ON_ROBOTS}),
     ],
-    ids=["base", "data", "train", "sim", "report"],
+    ids=["base", "data", "train", "sim", "report", "robot"],
 )
 def test_an_extra_suffices_for_its_rooms(refused: set[str], rooms: set[str], tmp_path: Path) -> None:
     result = child("-c", CHILD, ",".join(sorted(refused)), ",".join(sorted(rooms)), folder=tmp_path)
     assert result.returncode == 0, result.stderr
+
+
+def test_every_module_of_the_robots_side_is_named_here() -> None:
+    found = {path.stem for path in (ROOT / "s2robot" / "deploy").iterdir() if not path.stem.startswith("__")}
+    assert found - {"export", "bench", "report"} == ON_ROBOTS
 
 
 def test_importing_the_package_imports_nothing_else(tmp_path: Path) -> None:

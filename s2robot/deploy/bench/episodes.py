@@ -44,6 +44,7 @@ class Setting:
     """How the loop runs; `age_s` replaces the limit of the robot's file."""
 
     overlap: bool = True
+    every: int | None = None
     blend: int = 0
     age_s: float | None = None
 
@@ -80,7 +81,7 @@ def real_time_episodes(
     changes = {} if setting.age_s is None else {"age_s": setting.age_s}
     plan = Plan(
         handshake(decider.identity, info), info.action, decider.decisions, parse_limits({**limits, **changes}, "bench"),
-        setting.overlap, setting.blend,
+        setting.overlap, setting.every, setting.blend,
     )  # fmt: skip
     for seed in seeds:
         state = robot.start_episode(seed)
