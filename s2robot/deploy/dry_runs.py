@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from s2robot.deploy.brain import Plan
 from s2robot.deploy.bundle import Identity
@@ -15,8 +16,8 @@ from s2robot.storage import append_line, cut_torn_line, fingerprint
 LEAST_TICKS = 40  # without a fault, or it was no dry run
 
 
-def key_of(identity: Identity, plan: Plan, robot: str) -> str:
-    """What has to be run dry again once any of it changes."""
+def key_of(identity: Identity, plan: Plan, robot: Any) -> str:
+    """What has to be run dry again once any of it changes; `robot` is its configuration."""
     return fingerprint({"identity": asdict(identity), "plan": plan.to_json(), "robot": robot})
 
 

@@ -77,35 +77,27 @@ def control(config: Mapping[str, Any]) -> Summary:
     """One run, as `configs/control.yaml` says. Raises S2RobotError where something does not fit: nothing has moved."""
     limits = parse_limits(config["robot"].get("limits"), "robot")
     decider, manifest = decider_of(config)
-    goal = goal_of(config, manifest)
-    robot = robot_of(config, manifest)
-    try:
+    goal, identity, how = goal_of(config, manifest), manifest.identity, decider.decisions
+    overlap, every, blend = bool(config["overlap"]), config["every"], int(config["blend"])
+    plan = Plan(identity.observation, identity.action, how, limits, overlap, every, blend)
+    plan.gate()  # nothing is reached for that could not be moved safely
+    path, armed = Path(config["log"]), bool(config["armed"])
+    key = key_of(identity, plan, config["robot"])
+    if armed:
+        require_dry_run(key)
+    if path.exists():
+        raise S2RobotError(f"log {path} exists already; give another log=, nothing is overwritten")
+    with contextlib.ExitStack() as closing:
+        robot = robot_of(config, manifest)
+        closing.callback(robot.close)
         info = robot.connect()
-        observation = handshake(manifest.identity, info)
-        plan = Plan(
-            observation,
-            info.action,
-            decider.decisions,
-            limits,
-            bool(config["overlap"]),
-            config["every"],
-            int(config["blend"]),
-        )
-        plan.gate()
-        key = key_of(manifest.identity, plan, info.name)
-        armed = bool(config["armed"])
-        if armed:
-            require_dry_run(key)
+        handshake(identity, info)
         if config["episode"] is not None:
             _start_episode(robot, int(config["episode"]))
-        about = {
-            "versions": {"s2robot": __version__},
-            "robot": info.name,
-            "armed": armed,
-            "identity": asdict(manifest.identity),
-        }
-        log = LogWriter(Path(config["log"]), plan, about)
-        loop = Loop(robot, info, decider, plan, log, goal, armed, bool(config["pictures"]), Table(info.name, armed))
+        about = {"s2robot": __version__, "robot": info.name, "armed": armed, "identity": asdict(identity)}
+        log = LogWriter(path, plan, about)
+        loop = Loop(robot, info, decider, plan, log, goal, armed, bool(config["pictures"]), Table(armed))
+        closing.callback(loop.close)
         ticks = None if config["duration_s"] is None else round(float(config["duration_s"]) * info.action.rate_hz)
         with _signals(loop), _keyboard(loop):
             summary = loop.run(ticks, end_at_fault=not sys.stdin.isatty())
@@ -113,11 +105,8 @@ def control(config: Mapping[str, Any]) -> Summary:
         if armed:
             robot.stop()
         elif summary.fault is None and summary.ticks >= LEAST_TICKS:
-            note_dry_run(key, summary.ticks, str(config["log"]))
-        loop.close()
+            note_dry_run(key, summary.ticks, str(path))
         return summary
-    finally:
-        robot.close()
 
 
 def _start_episode(robot: Robot, seed: int) -> None:
@@ -130,8 +119,8 @@ def _start_episode(robot: Robot, seed: int) -> None:
 class Table:
     """The live table on a terminal, a line every few seconds elsewhere."""
 
-    def __init__(self, robot: str, armed: bool) -> None:
-        self.robot, self.armed = robot, armed
+    def __init__(self, armed: bool) -> None:
+        self.armed = armed
         self._start_s = self._last_s = time.monotonic()
         self._lines = 0
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,21 +36,30 @@ def tiny_encoder() -> MultiscaleEncoder:
     return MultiscaleEncoder(backbone, sizes=(16, 32), dtype="float32", device="cpu")
 
 
-def write_bundle(folder: Path, policy: str = "bc_mlp", checkpoint: str = "0" * 64) -> Path:
-    """`folder` itself."""
+def write_bundle(
+    folder: Path,
+    policy: str = "bc_mlp",
+    checkpoint: str = "0" * 64,
+    observation: ObservationSpec = OBSERVATION,
+    action: ActionSpec = ACTION,
+    task_config: Mapping[str, Any] | None = None,
+) -> Path:
+    """`folder` itself. Frames are squares of at least 32 px from one camera."""
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     config = choice("policy", policy)
-    built = build_policy(config, SHAPES)
+    camera, sizes = observation.cameras[0], (len(observation.proprio), len(action.names))
+    shapes = replace(SHAPES, cameras=(camera.name,), proprio=sizes[0], goal=len(observation.goal), action=sizes[1])
+    built = build_policy(config, shapes)
     encoder = tiny_encoder()
-    write_encoder(encoder, OBSERVATION.cameras[0], folder / "encoder.onnx")
-    normalise = Normalise((0.0,) * 3, (1.0,) * 3)
-    write_policy(PolicyGraph(built, normalise, normalise, ("front",)), SHAPES, folder / POLICY)
+    write_encoder(encoder, camera, folder / "encoder.onnx")
+    normalise = (Normalise((0.0,) * size, (1.0,) * size) for size in sizes)
+    write_policy(PolicyGraph(built, *normalise, (camera.name,)), shapes, folder / POLICY)
     manifest = Manifest(
-        kind="bundle", version=1, task="tiny", task_config={}, policy=policy, precision="float32",
-        identity=Identity(OBSERVATION, ACTION, "1" * 64, checkpoint),
+        kind="bundle", version=1, task="tiny", task_config=dict(task_config or {}), policy=policy, precision="float32",
+        identity=Identity(observation, action, "1" * 64, checkpoint),
         decisions=Decisions(built.observation_horizon, built.chunk, built.execute, None, "delta"),
-        encoders={"front": "encoder.onnx"}, encoder=encoder.spec(), licence="none", versions={}, parity={},
+        encoders={camera.name: "encoder.onnx"}, encoder=encoder.spec(), licence="none", versions={}, parity={},
         files={file.name: sha256_file(file) for file in folder.glob("*.onnx")},
     )  # fmt: skip
     write_json(folder / MANIFEST, manifest.to_json())

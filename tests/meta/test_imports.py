@@ -14,8 +14,10 @@ DATA = {"zarr", "fsspec", "safetensors", "tqdm", "scipy"}
 SIM = {"mujoco", "robosuite", "gymnasium", "numba", "cv2"}
 REPORT = {"statsmodels", "matplotlib", "jinja2", "av", "PIL"}
 ROBOT = {"onnxruntime", "websockets", "msgpack", "mcap", "mcap_ros2", "pydantic"}
-ON_ROBOTS = {"brain", "bundle", "chunks", "client", "control", "deciders", "dry_runs", "gate", "limiter", "limits", "log",
-             "parse", "replay", "robots", "runtime", "server", "session", "token", "wire"}  # fmt: skip
+ON_ROBOTS = {
+    "brain", "bundle", "chunks", "client", "control", "deciders", "dry_runs", "gate", "limiter", "limits", "log",
+    "parse", "replay", "robots", "runtime", "server", "session", "token", "wire",
+}  # fmt: skip
 
 CHILD = """
 import importlib, pkgutil, sys
