@@ -70,7 +70,7 @@ def _deploy(plain: dict[str, Any]) -> None:
     from s2robot.errors import S2RobotError, unknown_name
     from s2robot.pipeline.seeds import parse_seeds
 
-    measures = {"latency": _latency, "closed_loop": _closed_loop, "delay": _delay}
+    measures = {"latency": _latency, "closed_loop": _closed_loop, "delay": _delay, "chaos": _chaos}
     if plain["what"] not in measures:
         raise unknown_name("measure", str(plain["what"]), measures)
     bundles = [
@@ -126,3 +126,13 @@ def _delay(plain: dict[str, Any], bench: Any, bundles: list[Any]) -> None:
     from s2robot.deploy.bench.delay import as_text, bench_delay
 
     print("\n".join(as_text(bench_delay(bench, int(plain["threads"])))))
+
+
+def _chaos(plain: dict[str, Any], bench: Any, bundles: list[Any]) -> None:
+    from s2robot.deploy.bench.chaos import as_text, bench_chaos
+    from s2robot.errors import S2RobotError
+
+    result = bench_chaos(bench, int(plain["faults"]), int(plain["seed"]), int(plain["threads"]))
+    print("\n".join(as_text(result)))
+    if result["violations"]:
+        raise S2RobotError(f"{result['violations']} violations; {bench.out / 'chaos.json'} lists them")
