@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
 ROBOSUITE = "robosuite==1.5.2"
 # An extra counts as installed where this distribution is: the others may have come with something else.
-SIGN_OF_EXTRA = {"data": "zarr", "train": "torch", "sim": "mujoco", "report": "statsmodels"}
+SIGN_OF_EXTRA = {
+    "data": "zarr",
+    "train": "torch",
+    "sim": "mujoco",
+    "report": "statsmodels",
+    "robot": "onnxruntime",
+    "export": "onnxscript",
+}
 _DISTRIBUTION_OF_MODULE = {"cv2": "opencv-python-headless", "pil": "pillow"}
 
 

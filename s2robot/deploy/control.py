@@ -130,14 +130,22 @@ class Loop:
         self._first_of, self._begin, self._seed = None, True, seed
         self._executed.clear()
         self.worker.forget()
-        reading = self.robot.read()
         gc.collect()
         gc.disable()  # a collection in the middle of a tick takes longer than the gate and the log together
-        reading = self._after_a_frame(reading)
-        brain = Brain(self.plan, reading.sense)
+        try:
+            reading = self._after_a_frame(self.robot.read())
+            self._tick_on(Brain(self.plan, reading.sense), reading, ticks, end_at_fault, until_done)
+        except RobotLost as error:
+            self._event("robot lost", str(error), time.monotonic())
+            raise
+        finally:
+            gc.enable()
+        return self.summary
+
+    def _tick_on(self, brain: Brain, reading: Reading, ticks: int | None, end_at_fault: bool, until_done: bool) -> None:
         next_s = time.monotonic()
         try:
-            while True:
+            while not self._ended(brain, ticks, end_at_fault, until_done):
                 _sleep_until(next_s)
                 if self.summary.ticks:  # the first tick decides on what the brain was made from
                     reading = self.robot.read()
@@ -150,17 +158,10 @@ class Loop:
                 # A late tick moves those after it: two commands in a short time would be another speed.
                 next_s = next_s + self.period_s if late_s < self.period_s / 2 else time.monotonic() + self.period_s
                 self.summary.done = self.summary.done or reading.done
-                if self._ended(brain, ticks, end_at_fault, until_done):
-                    break
-        except RobotLost as error:
-            self._event("robot lost", str(error), time.monotonic())
-            raise
         finally:
-            gc.enable()
             self.summary.fault = brain.fault
             self.summary.counters = dict(brain.counters)
             self.summary.seams = list(brain.buffer.seams)
-        return self.summary
 
     def _after_a_frame(self, reading: Reading) -> Reading:
         """Wait until the first camera delivers, and for its jitter: where it runs at the loop's rate, every tick then

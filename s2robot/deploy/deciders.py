@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from s2robot.deploy.bundle import Decisions, Identity
 from s2robot.deploy.client import RemotePolicy, ServerLost
@@ -23,6 +23,7 @@ from s2robot.types import require_equal
 ANOTHER_POLICY = "start the server with the bundle whose manifest was given as identity="
 
 
+@runtime_checkable
 class Decider(Protocol):
     """Answers one request at a time."""
 

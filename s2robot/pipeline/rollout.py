@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from s2robot.types import EndReason, Observation
 SLOTS = 8  # environments that run at once, whatever the number of workers
 
 
+@runtime_checkable
 class Actor(Protocol):
     """Who decides: an `Agent`, or a bundle."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -57,6 +57,7 @@ class Reading:
         return min(self.past, key=lambda reading: abs(reading[0] - when_s))[1]
 
 
+@runtime_checkable
 class Robot(Protocol):
     """Every method returns soon: `read` gives what has arrived, `write` hands over and does not wait.
 
