@@ -120,7 +120,7 @@ def test_chunks_are_stitched_by_ticks_executed(tmp_path: Path) -> None:
         return np.stack([steps * 1e-4, steps * 0, steps * 0], axis=1)
 
     robot = FakeRobot()
-    loop = loop_of(tmp_path, robot, counting, delay_s=0.07)
+    loop = loop_of(tmp_path, robot, counting, plan(age_s=1.0), delay_s=0.07)
     run(loop, 40)
     executed = [entry for entry in entries(tmp_path, TickEntry) if not entry.step.decision.held]
     assert len(executed) > 30
@@ -131,7 +131,7 @@ def test_chunks_are_stitched_by_ticks_executed(tmp_path: Path) -> None:
 
 def test_without_overlap_the_robot_holds_while_it_decides(tmp_path: Path) -> None:
     robot = FakeRobot()
-    loop = loop_of(tmp_path, robot, how=plan(overlap=False), delay_s=0.07)
+    loop = loop_of(tmp_path, robot, how=plan(overlap=False, age_s=1.0), delay_s=0.07)
     run(loop, 30)
     held = [entry.step.decision.held for entry in entries(tmp_path, TickEntry)]
     runs = "".join("h" if h else "m" for h in held)

@@ -136,41 +136,40 @@ def test_without_the_right_token_nobody_enters(bundle: Path, header: str | None)
 
 
 def test_every_request_is_answered_once_by_a_chunk_or_an_error(bundle: Path) -> None:
-    with serving(bundle, slow_s=0.2) as server, connect(url(server)) as socket:
+    with serving(bundle, slow_s=1.0) as server, connect(url(server)) as socket:
         socket.recv()
         for id in range(5):  # while the first is computed, each of the others supersedes the one before
             socket.send(request_frame(Request(seen(), id=id)))
+            time.sleep(0.0 if id else 0.4)
         answers = [socket.recv(timeout=5) for _ in range(5)]
         errors = [json.loads(a) for a in answers if isinstance(a, str)]
         chunks = [msgpack.unpackb(a)["id"] for a in answers if isinstance(a, bytes)]
         assert chunks == [0, 4]
         assert sorted((e["id"], e["error"]) for e in errors) == [(i, "superseded") for i in (1, 2, 3)]
         with pytest.raises(TimeoutError, match=""):
-            socket.recv(timeout=0.5)
+            socket.recv(timeout=1.2)
 
 
 def test_a_request_whose_budget_has_run_out_is_told_so(bundle: Path) -> None:
-    with serving(bundle, slow_s=0.2) as server, connect(url(server)) as socket:
+    with serving(bundle, slow_s=1.0) as server, connect(url(server)) as socket:
         socket.recv()
-        socket.send(request_frame(Request(seen(), id=1, budget_ms=50.0)))  # runs out during inference
+        socket.send(request_frame(Request(seen(), id=1, budget_ms=500.0)))  # runs out during inference
         assert json.loads(socket.recv(timeout=5)) == {
             "error": "late", "message": "its budget ran out during inference", "id": 1,
         }  # fmt: skip
         socket.send(request_frame(Request(seen(), id=2)))
-        time.sleep(0.05)
-        socket.send(request_frame(Request(seen(), id=3, budget_ms=50.0)))  # runs out while the other one is computed
+        time.sleep(0.3)
+        socket.send(request_frame(Request(seen(), id=3, budget_ms=200.0)))  # runs out while the other one is computed
         assert msgpack.unpackb(socket.recv(timeout=5))["id"] == 2
         assert json.loads(socket.recv(timeout=5))["message"] == "its budget ran out before it was its turn"
 
 
 def test_pings_are_answered_during_inference(bundle: Path) -> None:
-    with serving(bundle, slow_s=0.5) as server, connect(url(server)) as socket:
+    with serving(bundle, slow_s=2.0) as server, connect(url(server)) as socket:
         socket.recv()
         socket.send(request_frame(Request(seen())))
-        time.sleep(0.05)
-        start_s = time.monotonic()
-        assert socket.ping().wait(0.3)
-        assert time.monotonic() - start_s < 0.3
+        time.sleep(0.3)
+        assert socket.ping().wait(1.0)
         assert isinstance(socket.recv(timeout=5), bytes)
 
 
@@ -193,13 +192,13 @@ def test_a_failing_inference_is_an_answer_without_a_traceback(bundle: Path) -> N
 
 
 def test_stopping_answers_what_was_asked(bundle: Path) -> None:
-    with serving(bundle, slow_s=0.3) as server, connect(url(server)) as socket:
+    with serving(bundle, slow_s=1.0) as server, connect(url(server)) as socket:
         stop = server.stop_soon  # type: ignore[attr-defined]
         socket.recv()
         socket.send(request_frame(Request(seen(), id=1)))
-        time.sleep(0.1)
+        time.sleep(0.3)
         socket.send(request_frame(Request(seen(), id=2)))
-        time.sleep(0.05)
+        time.sleep(0.2)
         stop()
         answers = [socket.recv(timeout=5) for _ in range(2)]
         assert json.loads(next(a for a in answers if isinstance(a, str)))["error"] == "draining"
