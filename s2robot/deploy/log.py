@@ -7,6 +7,7 @@ that a killed loop leaves all that it did; a reader stops at a torn end.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
@@ -185,7 +186,11 @@ class LogWriter:
         self._write(f"/camera/{entry.camera}/compressed", message, entry.now_s, IMAGE)
 
     def close(self) -> None:
-        """Finish the file. Raises S2RobotError where the disk is full; what was written before stays readable."""
+        """Finish the file. Raises S2RobotError where the disk is full; what was written before stays readable. Does
+        nothing after `abandon`.
+        """
+        if self._file.closed:
+            return
         try:
             self._writer.finish()
             self._file.close()
@@ -194,7 +199,8 @@ class LogWriter:
 
     def abandon(self) -> None:
         """Close without finishing, after a write that failed."""
-        self._file.raw.close()
+        with contextlib.suppress(OSError):  # what could not be written then cannot be written now
+            self._file.close()
 
     def _write(
         self, topic: str, message: Mapping[str, Any], now_s: float, schema: tuple[str, str] | None = None

@@ -220,6 +220,7 @@ def test_without_a_log_nothing_moves(tmp_path: Path) -> None:
     with pytest.raises(S2RobotError, match=r"nothing moves without a log: disk full"):
         loop.run(200)
     loop.close()
+    loop.log.close()
     assert robot.stopped
     ticks = entries(tmp_path, TickEntry)  # what was written before stays readable
     assert len(robot.written) in (len(ticks), len(ticks) - 1)  # the entry comes first, then the command
