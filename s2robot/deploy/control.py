@@ -186,13 +186,11 @@ class Loop:
         return bool(self._stopping) and brain.at_rest()
 
     def _tick(self, brain: Brain, reading: Reading, now_s: float) -> None:
+        if self._rearm and brain.at_rest():
+            reading, now_s = self._armed_again(brain, reading, now_s)
         self._take_answer(brain, now_s)
         if reading.fault and brain.fault is None:
             self._latch(brain, f"the robot's own side: {reading.fault}", now_s)
-        if self._rearm and brain.at_rest():
-            self._rearm = False
-            self._event(REARM, "by a person", now_s)
-            brain.rearm(reading.sense)
         if self._stopping and not brain.stopping:
             self._event(STOP, self._stopping, now_s)
             brain.stop()
@@ -204,6 +202,21 @@ class Loop:
         self._send(brain, reading, step, now_s)
         if self.show is not None:
             self.show(self.summary, brain)
+
+    def _armed_again(self, brain: Brain, reading: Reading, now_s: float) -> tuple[Reading, float]:
+        """Clear what the robot's own side has latched, then the gate; a robot that still brakes leaves all as it is."""
+        self._rearm = False
+        try:
+            self.robot.connect()
+        except RobotLost:
+            raise
+        except S2RobotError as error:
+            self._event("not re-armed", str(error), now_s)
+            return reading, now_s
+        reading, now_s = self.robot.read(), time.monotonic()
+        self._event(REARM, "by a person", now_s)
+        brain.rearm(reading.sense)
+        return reading, now_s
 
     def _send(self, brain: Brain, reading: Reading, step: Step, now_s: float) -> None:
         fault, summary = brain.fault or "", self.summary

@@ -11,6 +11,7 @@ import numpy as np
 from s2robot.deploy.gate import Sense, Sight
 from s2robot.deploy.robots.interface import Reading, RobotInfo, RobotLost
 from s2robot.deploy.wire import Request
+from s2robot.errors import S2RobotError
 from tests.deploy.tiny_bundle import ACTION, OBSERVATION, PX
 
 
@@ -20,10 +21,14 @@ class FakeRobot:
         self.written: list[tuple[float, tuple[float, ...]]] = []
         self.stopped = self.lost = False
         self.fault = ""
+        self.braking = False
         self.frozen_since: float | None = None
         self._count = 0
 
     def connect(self) -> RobotInfo:
+        if self.braking:
+            raise S2RobotError("the fake robot still brakes")
+        self.fault = ""
         return RobotInfo("fake", OBSERVATION, ACTION)
 
     def read(self) -> Reading:

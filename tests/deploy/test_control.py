@@ -195,6 +195,23 @@ def test_re_arming_goes_on_after_a_fault(tmp_path: Path) -> None:
     assert replay(tmp_path / "run.mcap").exact
 
 
+def test_re_arming_clears_the_robots_own_side_once_it_stands(tmp_path: Path) -> None:
+    robot = FakeRobot()
+
+    def person(summary: Summary, brain: Any) -> None:
+        if summary.ticks in (5, 12):  # in vain the first time
+            loop.rearm()
+        robot.braking = summary.ticks < 10
+
+    loop = loop_of(tmp_path, robot, show=person)
+    robot.fault, robot.braking = "no command came in time", True
+    summary = run(loop, 35, end_at_fault=False)
+    assert summary.fault is None
+    assert robot.place[0] > 0.005
+    assert [event.kind for event in entries(tmp_path, EventEntry)] == ["latch", "not re-armed", "rearm", "stop"]
+    assert replay(tmp_path / "run.mcap").exact
+
+
 def test_a_robot_that_goes_ends_the_run(tmp_path: Path) -> None:
     robot = FakeRobot()
     loop = loop_of(tmp_path, robot)
