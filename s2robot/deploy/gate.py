@@ -212,7 +212,7 @@ class Gate:
         absolute = self.action.mode == "absolute"
         for number, axis in enumerate(self.axes):
             before = state.axes[number]
-            place = self._place(state, number, axis, sense) if axis.measured is not None else 0.0
+            place = self._place(state, number, axis.measured, sense)
             want = 0.0
             if proposal is not None:
                 inside = min(max(proposal[axis.index], self.action.low[axis.index]), self.action.high[axis.index])
@@ -244,14 +244,14 @@ class Gate:
             state = _latched(state, f"limited in {clamped} ticks in a row, the last: {', '.join(reasons)}")
         return state, Decision(tuple(command), tuple(reasons), held=proposal is None)
 
-    def _place(self, state: GateState, number: int, axis: Axis, sense: Sense) -> float:
+    def _place(self, state: GateState, number: int, measured: int | None, sense: Sense) -> float:
         """Where the axis is: measured for deltas, its last set point for absolute commands."""
         if state.setpoint is not None:
             return state.setpoint[number]
-        measured = (
-            sense.proprio[axis.measured or 0] if len(sense.proprio) == len(self.observation.proprio) else math.nan
-        )
-        return measured if math.isfinite(measured) else math.inf  # unknown: no room either way, which brakes
+        if measured is None:
+            return 0.0
+        place = sense.proprio[measured] if len(sense.proprio) == len(self.observation.proprio) else math.nan
+        return place if math.isfinite(place) else math.inf  # unknown: no room either way, which brakes
 
     # People.
 

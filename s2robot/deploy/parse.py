@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any, TypeVar
 
@@ -13,10 +14,13 @@ T = TypeVar("T")
 
 
 def parse(kind: type[T], data: Any, what: str, remedy: str) -> T:
-    """`data` (plain JSON types) as a `kind`, a dataclass. Raises S2RobotError naming the first field that is wrong."""
+    """`data` (plain JSON types) as a `kind`, a dataclass, strictly: a text is no number, and neither is true.
+
+    Raises S2RobotError naming the first field that is wrong.
+    """
     try:
-        return _adapter(kind).validate_python(data)  # type: ignore[arg-type]
-    except (ValidationError, RecursionError) as error:
+        return _adapter(kind).validate_json(json.dumps(data), strict=True)  # type: ignore[arg-type]
+    except (ValidationError, RecursionError, TypeError) as error:
         raise S2RobotError(f"{what}: {_first(error)}; {remedy}") from error
 
 
@@ -26,9 +30,9 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
     return TypeAdapter(kind)
 
 
-def _first(error: ValidationError | RecursionError) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
+def _first(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return "nested too deeply" if isinstance(error, RecursionError) else str(error)
     fault = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, fault["loc"])) or "the top"
     more = error.error_count() - 1

@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
+from matplotlib.figure import Figure
 
 from s2robot.deploy.log import ChunkEntry, EventEntry, LogReader, PictureEntry, TickEntry
 from s2robot.deploy.replay import replay
 from s2robot.errors import S2RobotError
+from s2robot.pipeline.report.png import png_bytes
 from s2robot.pipeline.report.videos import write_mp4
 from s2robot.storage import write_atomic
 
@@ -144,7 +142,8 @@ def _row(name: str, values: np.ndarray) -> str:
 
 
 def _actions(run: _Run) -> bytes:
-    figure, rows = plt.subplots(len(run.names), 1, figsize=(9, 1.3 * len(run.names) + 0.8), sharex=True, squeeze=False)
+    figure = Figure(figsize=(9, 1.3 * len(run.names) + 0.8), layout="constrained")
+    rows = figure.subplots(len(run.names), 1, sharex=True, squeeze=False)
     for number, axes in enumerate(rows[:, 0]):
         _shade(axes, run)
         axes.step(run.time_s, run.raw[:, number], where="post", color=RAW, lw=1.0, label="policy")
@@ -152,11 +151,12 @@ def _actions(run: _Run) -> bytes:
         axes.set_ylabel(run.names[number])
     rows[0, 0].legend(loc="upper right", fontsize=8)
     rows[-1, 0].set_xlabel("s (grey: held)")
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _latency(run: _Run) -> bytes:
-    figure, (spacing, ages) = plt.subplots(2, 1, figsize=(9, 5), sharex=True)
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    spacing, ages = figure.subplots(2, 1, sharex=True)
     _shade(spacing, run)
     spacing.plot(run.time_s[1:], 1e3 * np.diff(run.time_s), color=GATED, lw=0.8, label="tick to tick")
     spacing.axhline(1e3 / run.rate_hz, color="black", lw=0.5)
@@ -171,17 +171,8 @@ def _latency(run: _Run) -> bytes:
     ages.set_ylabel("ms")
     ages.set_xlabel("s (grey: held; red: faults and events)")
     ages.legend(fontsize=8)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _shade(axes: Any, run: _Run) -> None:
     axes.fill_between(run.time_s, 0, 1, where=run.held, step="post", color=HELD, transform=axes.get_xaxis_transform())
-
-
-def _png(figure: Any) -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120, bbox_inches="tight")
-    plt.close(figure)
-    return buffer.getvalue()

@@ -295,6 +295,10 @@ def test_absolute_commands_start_where_the_robot_is_and_keep_the_limits(commands
         ({"axes": {"dx": {"velocity": 0, "acceleration": 1, "jerk": 1}}}, "above 0"),
         ({"axes": {"dx": {"velocity": 1, "acceleration": 1}}}, "jerk"),
         ({"age_s": math.nan}, "finite"),
+        ({"age_s": "0.15"}, "age_s: Input should be a valid number"),
+        ({"axes": {"dx": {"velocity": True, "acceleration": 1, "jerk": 1}}}, "axes.dx.velocity"),
+        ({"axes": {"dx": {"velocity": 1, "acceleration": math.nan, "jerk": 1}}}, "axes.dx.acceleration"),
+        ({"axes": {"dx": {"velosity": 1, "acceleration": 1, "jerk": 1}}}, "axes.dx.velo"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused_before_anything_moves(changes: dict[str, Any], message: str) -> None:

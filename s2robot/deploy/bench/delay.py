@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from s2robot.deploy.bench.closed_loop import Bench, real_time
 from s2robot.deploy.bench.episodes import Delayed, Setting, summarise
 from s2robot.deploy.deciders import LocalDecider
 from s2robot.deploy.runtime import BundlePolicy
+from s2robot.pipeline.report.png import png_bytes
 from s2robot.pipeline.statistics import wilson
 from s2robot.storage import read_json, write_atomic, write_json
 
@@ -57,12 +58,8 @@ def as_text(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def plot(rows: Sequence[dict[str, Any]]) -> bytes:
     """Success with its interval over the delay."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4))
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     lines = {
         "overlapped": (True, "raised", "#20639b", "-"),
         "holding while deciding": (False, "raised", "#c0602a", "-"),
@@ -80,7 +77,4 @@ def plot(rows: Sequence[dict[str, Any]]) -> bytes:
     axes.set_ylabel("success (%), 95 % Wilson interval")
     axes.set_ylim(0, 102)
     axes.legend(fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130, bbox_inches="tight")
-    plt.close(figure)
-    return buffer.getvalue()
+    return png_bytes(figure)

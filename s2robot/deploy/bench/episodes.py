@@ -21,8 +21,8 @@ from s2robot.deploy.wire import Request
 
 @dataclass(frozen=True)
 class RealTimeEpisode:
-    """One episode: `late_ms` of every tick's command, `capture_ms` from a frame's arrival to its chunk's first command,
-    `infer_ms` of every decision.
+    """One episode: `late_ms` of every tick's command, `capture_ms` from a frame's capture to its chunk's first command,
+    `infer_ms` of every decision, `gate_us` of every tick's chunk buffer and gate.
     """
 
     seed: int
@@ -36,6 +36,7 @@ class RealTimeEpisode:
     late_ms: tuple[float, ...]
     capture_ms: tuple[float, ...]
     infer_ms: tuple[float, ...]
+    gate_us: tuple[float, ...]
     counters: dict[str, int]
 
 
@@ -97,7 +98,7 @@ def real_time_episodes(
         yield RealTimeEpisode(
             seed, state, summary.done, summary.ticks, summary.held, summary.missed, summary.fault,
             float(np.mean(summary.seams)) if summary.seams else None, _ms(times.late), _ms(times.capture),
-            _ms(times.infer), summary.counters,
+            _ms(times.infer), tuple(round(1e6 * s, 1) for s in times.gate), summary.counters,
         )  # fmt: skip
 
 
@@ -105,7 +106,7 @@ def _ms(seconds: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(1e3 * s, 3) for s in seconds)
 
 
-def quantiles_ms(values: Sequence[float]) -> dict[str, float]:
+def quantiles(values: Sequence[float]) -> dict[str, float]:
     """p50, p95, p99 and the largest."""
     found = np.percentile(values, [50, 95, 99, 100]) if len(values) else np.full(4, np.nan)
     return {name: round(float(value), 2) for name, value in zip(("p50", "p95", "p99", "max"), found, strict=True)}
@@ -121,8 +122,9 @@ def summarise(episodes: Sequence[RealTimeEpisode]) -> dict[str, Any]:
         "missed": sum(e.missed for e in episodes),
         "held": sum(e.held for e in episodes),
         "faults": sum(e.fault is not None for e in episodes),
-        "late_ms": quantiles_ms([x for e in every for x in e["late_ms"]]),
-        "capture_to_command_ms": quantiles_ms([x for e in every for x in e["capture_ms"]]),
-        "infer_ms": quantiles_ms([x for e in every for x in e["infer_ms"]]),
+        "late_ms": quantiles([x for e in every for x in e["late_ms"]]),
+        "capture_to_command_ms": quantiles([x for e in every for x in e["capture_ms"]]),
+        "gate_us": quantiles([x for e in every for x in e["gate_us"]]),
+        "infer_ms": quantiles([x for e in every for x in e["infer_ms"]]),
         "seam": float(np.mean([e.seam for e in episodes if e.seam is not None] or [0.0])),
     }

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from s2robot.deploy.brain import Plan
 from s2robot.deploy.limiter import AxisState, ticks_to_rest
 from s2robot.deploy.limits import Axis, axes_of
@@ -97,7 +95,8 @@ def _check_braking(moves: Sequence[dict[str, Any]], axes: Sequence[Axis], period
 def check_log(path: Path, journal: Sequence[dict[str, Any]]) -> Verdict:
     """Every command that reached the robot is in the log, in order; the log replays; nothing moves once it latched."""
     verdict = Verdict()
-    entries = list(LogReader(path).entries())
+    log = LogReader(path)
+    entries = list(log.entries())
     sent = [entry.step.decision.command for entry in entries if isinstance(entry, TickEntry) and entry.sent]
     reached = [tuple(entry["action"]) for entry in journal if entry["kind"] == "command" and entry["finite"]]
     verdict.commands += len(sent)
@@ -111,24 +110,14 @@ def check_log(path: Path, journal: Sequence[dict[str, Any]]) -> Verdict:
         place += 1
     again = replay(path)
     verdict.violations += [f"tick entry {tick} replays otherwise: {what}" for tick, what in again.differences[:5]]
+    moving_elements = [log.plan.action.names.index(name) for name in log.plan.limits.axes]
     stood = False
     for entry in entries:
         if isinstance(entry, EventEntry) and entry.kind == REARM:
             stood = False
         elif isinstance(entry, TickEntry):
-            moving = bool(np.any([entry.step.decision.command[i] for i in _moving(path)]))
+            moving = any(entry.step.decision.command[i] for i in moving_elements)
             if entry.fault and stood and moving:
                 verdict.violations.append(f"it moved at tick {entry.step.tick} after a fault, without being re-armed")
             stood = bool(entry.fault) and (stood or not moving)
     return verdict
-
-
-_MOVING: dict[Path, list[int]] = {}
-
-
-def _moving(path: Path) -> list[int]:
-    """Indices of the elements that are motion."""
-    if path not in _MOVING:
-        plan = LogReader(path).plan
-        _MOVING[path] = [plan.action.names.index(name) for name in plan.limits.axes]
-    return _MOVING[path]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from s2robot.data.episodes import EpisodeStore
-from s2robot.deploy.bench.episodes import quantiles_ms
+from s2robot.deploy.bench.episodes import quantiles
 from s2robot.deploy.export.parity import action_scale, recorded_states
 from s2robot.deploy.runtime import BundlePolicy
 from s2robot.encoders.load import load_encoder
@@ -72,7 +72,7 @@ def bench_latency(
     rows = []
     for name in decide:
         error = np.abs(np.stack(chunks[name]) - want) / scale
-        found = quantiles_ms([1e3 * t for t in times[name]])
+        found = quantiles([1e3 * t for t in times[name]])
         rows.append(
             LatencyRow(
                 name,

@@ -271,8 +271,8 @@ class SimProcess:
         self._send_due()
 
     def _state(self) -> dict[str, Any]:
-        observation = self.world.task._observe()
-        proprio = observation["proprio"]
+        observation = self.world.task.observe(())
+        proprio = observation.proprio
         if self.faults.proprio_noise:
             proprio = proprio + self.rng.normal(0.0, self.faults.proprio_noise, proprio.shape).astype(np.float32)
         self._state_counter += 1
@@ -283,7 +283,7 @@ class SimProcess:
             "proprio": proprio,
             "joints": positions,
             "joint_speeds": speeds,
-            "goal": observation["goal"],
+            "goal": observation.goal,
             "fault": self.watchdog.fault,
             "done": self._done,
         }

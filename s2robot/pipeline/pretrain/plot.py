@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from s2robot.pipeline.report.png import png_bytes
 
 THIN: dict[str, Any] = {"lw": 0.5, "color": "#9a9aa0"}
 THICK: dict[str, Any] = {"lw": 1.8, "color": "#0072B2"}
@@ -24,9 +25,7 @@ def loss_plot(train: Path, validation: Path) -> bytes:
             axes.plot([row["step"] for row in rows], [row[term] for row in rows], label=label, **style)
         axes.set(title=term, xlabel="step", ylim=(0, None))
         axes.legend(fontsize=7)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return png_bytes(figure, dpi=110)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

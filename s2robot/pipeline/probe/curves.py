@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from s2robot.encoders import load_encoder
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.pretrain.mae import MASKED
 from s2robot.pipeline.probe.run import Row
+from s2robot.pipeline.report.png import png_bytes
 from s2robot.storage import read_json
 
 FORWARD_AND_BACKWARD = 3  # a training step costs about three forward passes
@@ -78,6 +78,4 @@ def curve_plot(rows: Sequence[Row], kept: Mapping[str, Kept]) -> bytes:
             top = max(row.ci95[1] for points in lines.values() for _, row in points)
             axes.set(title=f"{source}: {probe}", xlabel=label, ylabel=unit, xlim=(0, None), ylim=(0, 1.05 * top))
             axes.legend(fontsize=7)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return png_bytes(figure)

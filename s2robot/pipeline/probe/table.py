@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from scipy import stats
 
 from s2robot.pipeline.probe.reconstruct import Reconstruction
 from s2robot.pipeline.probe.run import WEIGHTS, Row
+from s2robot.pipeline.report.png import png_bytes
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ def plot(rows: Sequence[Row]) -> bytes:
         axes.set_title(f"{source}: {probe}", fontsize=10)
         axes.set_ylabel(f"{here[0].unit} ({'lower' if here[0].lower_is_better else 'higher'} is better)", fontsize=8)
         axes.legend(fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 def correlate(rows: Sequence[Row], report: Mapping[str, Any]) -> list[Correlation]:

@@ -6,7 +6,6 @@ so that the figures survive a grey printer. Controls (random, blind) are hollow.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation, Transform, blended_transform_factory
 
+from s2robot.pipeline.report.png import png_bytes
 from s2robot.pipeline.report.records import MATCH_TOLERANCE, matched
 
 DPI = 200
@@ -88,7 +88,7 @@ def learning_curves(task: Mapping[str, Any], name: str, theme: Theme = LIGHT) ->
             panel.margins(x=0)
             _end_labels(panel, ends)
         axes[0].set_ylabel(f"Policy loss on {name}")
-        return _png(figure)
+        return png_bytes(figure, DPI)
 
 
 def _success_plot(
@@ -110,7 +110,7 @@ def _success_plot(
             _label_column(axes, [(costs[i], *arms[i], places[i]) for i in cluster], theme)
         if band:
             _match_band(axes, task["arms"], places, theme)
-        return _png(figure)
+        return png_bytes(figure, DPI)
 
 
 def _draw_arm(
@@ -260,9 +260,3 @@ def _rc(theme: Theme) -> Any:  # matplotlib types its keys as a Literal of 300 n
         "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
         "axes.linewidth": 0.8, "xtick.major.size": 3, "ytick.major.size": 3,
     }  # fmt: skip
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
