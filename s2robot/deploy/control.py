@@ -21,7 +21,8 @@ from jaxtyping import Float32
 
 from s2robot.deploy.brain import Brain, Plan, Step
 from s2robot.deploy.bundle import Identity
-from s2robot.deploy.deciders import Answer, Asked, Decider, Worker
+from s2robot.deploy.clock import Clock, WallClock
+from s2robot.deploy.deciders import Answer, Asked, Worker
 from s2robot.deploy.log import Arrival, ChunkEntry, EventEntry, LogWriter, TickEntry
 from s2robot.deploy.replay import LATCH, REARM, STOP
 from s2robot.deploy.robots.interface import Reading, Robot, RobotInfo, RobotLost
@@ -31,7 +32,7 @@ from s2robot.types import Observation, ObservationSpec, require_equal
 
 REMEMBERED = 32  # ticks: longer ago than any picture may be
 CAMERA_JITTER_S = 0.008
-SPIN_S = 0.0005  # before a tick: sleeping wakes up late by about so much
+FRAME_POLL_S = 0.001
 
 
 @dataclass
@@ -67,32 +68,31 @@ class Loop:
     Args:
         robot: connected.
         info: what it said it is.
-        decider: who decides; its identity has been compared with `info` (`handshake`).
+        worker: asks who decides, whose identity has been compared with `info` (`handshake`); closed with the loop.
         plan: limits, overlap and the rest.
         log: None leaves it out, for measurements of what it costs.
         goal: what the policy is asked to do.
         armed: whether commands go out; otherwise everything but that happens.
-        pictures: whether the pictures that were decided on go into the log.
-        show: called once per tick with the summary so far and the fault.
+        show: called once per tick with the summary so far and the brain.
+        clock: what ticks are timed by.
     """
 
     def __init__(
         self,
         robot: Robot,
         info: RobotInfo,
-        decider: Decider,
+        worker: Worker,
         plan: Plan,
         log: LogWriter | None,
         goal: Float32[np.ndarray, " g"],
         armed: bool = False,
-        pictures: bool = True,
         show: Callable[[Summary, Brain], None] | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self.robot, self.info, self.decider, self.plan, self.log = robot, info, decider, plan, log
-        self.goal, self.armed, self.show = goal, armed, show
+        self.robot, self.info, self.worker, self.plan, self.log = robot, info, worker, plan, log
+        self.goal, self.armed, self.show, self.clock = goal, armed, show, clock or WallClock()
         self.period_s = 1.0 / plan.action.rate_hz
         self.cameras = tuple(camera.name for camera in plan.observation.cameras)
-        self.worker = Worker(decider, pictures and log is not None)
         self.summary = Summary()
         self._stopping = ""
         self._rearm = False
@@ -136,27 +136,27 @@ class Loop:
             reading = self._after_a_frame(self.robot.read())
             self._tick_on(Brain(self.plan, reading.sense), reading, ticks, end_at_fault, until_done)
         except RobotLost as error:
-            self._event("robot lost", str(error), time.monotonic())
+            self._event("robot lost", str(error), self.clock.now_s())
             raise
         finally:
             gc.enable()
         return self.summary
 
     def _tick_on(self, brain: Brain, reading: Reading, ticks: int | None, end_at_fault: bool, until_done: bool) -> None:
-        next_s = time.monotonic()
+        next_s = self.clock.now_s()
         try:
             while not self._ended(brain, ticks, end_at_fault, until_done):
-                _sleep_until(next_s)
+                self.clock.sleep_until(next_s)
                 if self.summary.ticks:  # the first tick decides on what the brain was made from
                     reading = self.robot.read()
-                now_s = time.monotonic()  # after reading: nothing that was read is of the future
+                now_s = self.clock.now_s()  # after reading: nothing that was read is of the future
                 self._tick(brain, reading, now_s)
-                late_s = time.monotonic() - next_s
+                late_s = self.clock.now_s() - next_s
                 self.summary.timings.late.append(late_s)
                 if late_s >= self.period_s:
                     self.summary.missed += 1
                 # A late tick moves those after it: two commands in a short time would be another speed.
-                next_s = next_s + self.period_s if late_s < self.period_s / 2 else time.monotonic() + self.period_s
+                next_s = next_s + self.period_s if late_s < self.period_s / 2 else self.clock.now_s() + self.period_s
                 self.summary.done = self.summary.done or reading.done
         finally:
             self.summary.fault = brain.fault
@@ -169,11 +169,11 @@ class Loop:
         """
         if not self.cameras:
             return reading
-        before, deadline_s = reading.sense.cameras.get(self.cameras[0]), time.monotonic() + 2 * self.period_s
-        while reading.sense.cameras.get(self.cameras[0]) == before and time.monotonic() < deadline_s:
-            time.sleep(0.001)
+        before, deadline_s = reading.sense.cameras.get(self.cameras[0]), self.clock.now_s() + 2 * self.period_s
+        while reading.sense.cameras.get(self.cameras[0]) == before and self.clock.now_s() < deadline_s:
+            self.clock.sleep_until(self.clock.now_s() + FRAME_POLL_S)
             reading = self.robot.read()
-        time.sleep(CAMERA_JITTER_S)
+        self.clock.sleep_until(self.clock.now_s() + CAMERA_JITTER_S)
         return self.robot.read()
 
     def _ended(self, brain: Brain, ticks: int | None, end_at_fault: bool, until_done: bool) -> bool:
@@ -213,7 +213,7 @@ class Loop:
         except S2RobotError as error:
             self._event("not re-armed", str(error), now_s)
             return reading, now_s
-        reading, now_s = self.robot.read(), time.monotonic()
+        reading, now_s = self.robot.read(), self.clock.now_s()
         self._event(REARM, "by a person", now_s)
         brain.rearm(reading.sense)
         return reading, now_s
@@ -230,7 +230,7 @@ class Loop:
         if not step.decision.held:
             self._executed.append(now_s)
         if self._first_of is not None and not step.decision.held:
-            summary.timings.capture.append(time.monotonic() - self._first_of)
+            summary.timings.capture.append(self.clock.now_s() - self._first_of)
             self._first_of = None
 
     def _ask(self, brain: Brain, reading: Reading, now_s: float) -> None:
@@ -244,7 +244,7 @@ class Loop:
         proprio = np.array(reading.proprio_at(captured_s), np.float32)
         at = brain.buffer.tick - sum(when_s > captured_s for when_s in self._executed)
         request = Request(Observation(images, proprio, self.goal, now_s), self._ids, self._begin, None, self._seed)
-        self._asked, self._begin = Asked(request, at, captured_s, time.monotonic()), False
+        self._asked, self._begin = Asked(request, at, captured_s, self.clock.now_s()), False
         self.worker.ask(self._asked)
 
     def _take_answer(self, brain: Brain, now_s: float) -> None:
@@ -306,8 +306,3 @@ def handshake(identity: Identity, info: RobotInfo) -> ObservationSpec:
     for camera in ours.cameras:
         require_equal(f"camera {camera.name}", camera, known.get(camera.name), remedy)
     return ours
-
-
-def _sleep_until(when_s: float) -> None:
-    while (left_s := when_s - time.monotonic()) > 0:
-        time.sleep(left_s - SPIN_S if left_s > 2 * SPIN_S else 0)

@@ -115,7 +115,10 @@ class Answer:
 
 
 class Worker:
-    """One thread that asks the decider, at most one request at a time, and then packs what it was asked about."""
+    """One thread that asks the decider, at most one request at a time.
+
+    With `pictures` it then packs those that were decided on, for the log.
+    """
 
     def __init__(self, decider: Decider, pictures: bool) -> None:
         self._decider, self._pictures = decider, pictures

@@ -19,7 +19,7 @@ from s2robot.deploy.brain import Brain, Plan
 from s2robot.deploy.bundle import MANIFEST, Manifest, read_manifest
 from s2robot.deploy.client import RemotePolicy
 from s2robot.deploy.control import Loop, Summary, handshake
-from s2robot.deploy.deciders import Decider, LocalDecider, RemoteDecider
+from s2robot.deploy.deciders import Decider, LocalDecider, RemoteDecider, Worker
 from s2robot.deploy.dry_runs import LEAST_TICKS, key_of, note_dry_run, require_dry_run
 from s2robot.deploy.limits import parse_limits
 from s2robot.deploy.log import LogWriter
@@ -96,7 +96,7 @@ def control(config: Mapping[str, Any]) -> Summary:
             _start_episode(robot, int(config["episode"]))
         about = {"s2robot": __version__, "robot": info.name, "armed": armed, "identity": asdict(identity)}
         log = LogWriter(path, plan, about)
-        loop = Loop(robot, info, decider, plan, log, goal, armed, bool(config["pictures"]), Table(armed))
+        loop = Loop(robot, info, Worker(decider, bool(config["pictures"])), plan, log, goal, armed, Table(armed))
         closing.callback(loop.close)
         ticks = None if config["duration_s"] is None else round(float(config["duration_s"]) * info.action.rate_hz)
         with _signals(loop), _keyboard(loop):

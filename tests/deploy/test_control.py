@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ import pytest
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 
-from s2robot.deploy.brain import Plan
+from s2robot.deploy.brain import Brain, Plan
 from s2robot.deploy.bundle import Identity
 from s2robot.deploy.chunks import ChunkBuffer
 from s2robot.deploy.control import Loop, Summary, handshake
+from s2robot.deploy.deciders import Worker
 from s2robot.deploy.dry_runs import key_of, note_dry_run, require_dry_run
 from s2robot.deploy.log import ChunkEntry, EventEntry, LogReader, LogWriter, PictureEntry, TickEntry
 from s2robot.deploy.replay import replay
 from s2robot.deploy.robots.interface import RobotInfo, RobotLost
 from s2robot.errors import DamagedError, MismatchError, S2RobotError
-from tests.deploy.fake_robot import FakeDecider, FakeRobot
+from tests.deploy.fake_robot import FakeDecider, FakeRobot, TestClock, TestWorker
 from tests.deploy.plans import plan
 from tests.deploy.tiny_bundle import ACTION, OBSERVATION
 
@@ -39,12 +40,25 @@ def gentle(number: int) -> np.ndarray:
 
 
 def loop_of(
-    tmp_path: Path, robot: FakeRobot, chunk: Any = gentle, how: Plan | None = None, delay_s: float = 0.0, **more: Any
+    tmp_path: Path,
+    robot: FakeRobot,
+    chunk: Callable[[int], Any] = gentle,
+    how: Plan | None = None,
+    delay_s: float = 0.001,
+    show: Callable[[Summary, Brain], None] | None = None,
 ) -> Loop:
+    """In the robot's time: on the wall clock with a thread that decides, otherwise without either."""
     how = how or plan()
-    decider = FakeDecider(IDENTITY, how.decisions, chunk, delay_s)
-    log = LogWriter(tmp_path / "run.mcap", how, {})
-    return Loop(robot, robot.connect(), decider, how, log, np.array([1, 0], np.float32), armed=True, **more)
+    decider = FakeDecider(IDENTITY, how.decisions, chunk)
+    log, goal = LogWriter(tmp_path / "run.mcap", how, {}), np.array([1, 0], np.float32)
+    clock = robot.clock
+    worker = TestWorker(decider, clock, delay_s) if isinstance(clock, TestClock) else Worker(decider, pictures=True)
+    return Loop(robot, robot.connect(), worker, how, log, goal, True, show, clock)
+
+
+def at(tick: int, do: Callable[[], object]) -> Callable[[Summary, Brain], None]:
+    """Something that happens once, after so many ticks."""
+    return lambda summary, brain: do() if summary.ticks == tick else None
 
 
 def run(loop: Loop, ticks: int | None = 20, **more: Any) -> Summary:
@@ -90,7 +104,7 @@ def test_ros_tools_read_the_log(tmp_path: Path) -> None:
 
 
 def test_a_log_that_was_changed_is_found_out(tmp_path: Path) -> None:
-    run(loop_of(tmp_path, FakeRobot()))
+    run(loop_of(tmp_path, FakeRobot(TestClock())))
     data = bytearray((tmp_path / "run.mcap").read_bytes())
     ticks = entries(tmp_path, TickEntry)
     moved = next(e.step.decision.command[0] for e in ticks if e.step.decision.command[0] > 0.01)
@@ -101,7 +115,7 @@ def test_a_log_that_was_changed_is_found_out(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_does_everything_but_send(tmp_path: Path) -> None:
-    robot = FakeRobot()
+    robot = FakeRobot(TestClock())
     loop = loop_of(tmp_path, robot)
     loop.armed = False
     summary = run(loop)
@@ -119,18 +133,18 @@ def test_chunks_are_stitched_by_ticks_executed(tmp_path: Path) -> None:
         steps = np.arange(at, at + 8, dtype=np.float32)
         return np.stack([steps * 1e-4, steps * 0, steps * 0], axis=1)
 
-    robot = FakeRobot()
+    robot = FakeRobot(TestClock())
     loop = loop_of(tmp_path, robot, counting, plan(age_s=1.0), delay_s=0.07)
     run(loop, 40)
     executed = [entry for entry in entries(tmp_path, TickEntry) if not entry.step.decision.held]
-    assert len(executed) > 30
+    assert len(executed) == 40 - 2  # the first decision takes two ticks
     for entry in executed:
         assert entry.step.proposal[0] == pytest.approx(entry.step.tick * 1e-4, abs=1e-9)
     assert [entry.step.tick for entry in executed] == list(range(len(executed)))
 
 
 def test_without_overlap_the_robot_holds_while_it_decides(tmp_path: Path) -> None:
-    robot = FakeRobot()
+    robot = FakeRobot(TestClock())
     loop = loop_of(tmp_path, robot, how=plan(overlap=False, age_s=1.0), delay_s=0.07)
     run(loop, 30)
     held = [entry.step.decision.held for entry in entries(tmp_path, TickEntry)]
@@ -148,7 +162,7 @@ def test_chunks_that_are_no_good_hold_and_three_latch(tmp_path: Path, bad: Any) 
             return np.zeros((8, 4), np.float32)
         return np.full((8, 3), bad, np.float32)
 
-    robot = FakeRobot()
+    robot = FakeRobot(TestClock())
     summary = run(loop_of(tmp_path, robot, chunk), ticks=200)
     assert "3 bad chunks in a row" in (summary.fault or "")
     assert all(command == (0.0, 0.0, 0.0) for _, command in robot.written)
@@ -156,39 +170,43 @@ def test_chunks_that_are_no_good_hold_and_three_latch(tmp_path: Path, bad: Any) 
 
 
 def test_a_chunk_from_an_old_observation_is_not_used(tmp_path: Path) -> None:
-    robot = FakeRobot()
+    robot = FakeRobot(TestClock())
     summary = run(loop_of(tmp_path, robot, delay_s=0.25), ticks=20)
     assert summary.counters["old chunk"] >= 1
     assert all(command == (0.0, 0.0, 0.0) for _, command in robot.written)
 
 
 def test_a_camera_that_stops_holds_the_robot_and_asks_nothing(tmp_path: Path) -> None:
-    robot = FakeRobot()
-    loop = loop_of(tmp_path, robot)
-    threading.Timer(0.5, lambda: setattr(robot, "frozen_since", time.monotonic())).start()
+    robot = FakeRobot(TestClock())
+    requests: list[int] = []
+    loop = loop_of(tmp_path, robot, lambda number: requests.append(number) or gentle(number), show=at(10, robot.freeze))
     summary = run(loop, 40)
-    assert summary.counters["front is old"] > 10
+    assert summary.counters["front is old"] == summary.ticks - 12  # at 50 and 100 ms it is not yet old
+    assert 9 <= len(requests) <= 12  # with a decision every tick, and none once the camera is old
+    assert robot.written[10][1][0] > 0.04
     assert robot.written[-1][1][0] == 0.0
     assert robot.written[-1][1][2] == 1.0  # the gripper keeps what it holds
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.3])
-def test_a_fault_of_the_robots_own_side_is_a_fault_here(tmp_path: Path, after_s: float) -> None:
-    robot = FakeRobot()
-    loop = loop_of(tmp_path, robot)
-    threading.Timer(after_s, lambda: setattr(robot, "fault", "joint 3 is hot")).start()
-    time.sleep(0.01)
+@pytest.mark.parametrize("tick", [0, 6])
+def test_a_fault_of_the_robots_own_side_is_a_fault_here(tmp_path: Path, tick: int) -> None:
+    robot = FakeRobot(TestClock())
+    loop = loop_of(tmp_path, robot, show=at(tick, lambda: setattr(robot, "fault", "joint 3 is hot")))
+    robot.fault = "" if tick else "joint 3 is hot"
     summary = run(loop, 200)
     assert summary.fault == "the robot's own side: joint 3 is hot"
-    assert summary.ticks < 30
+    assert summary.ticks < tick + 15
     assert replay(tmp_path / "run.mcap").exact
 
 
 def test_re_arming_goes_on_after_a_fault(tmp_path: Path) -> None:
-    robot = FakeRobot()
+    robot = FakeRobot(TestClock())
     broken = [np.full((8, 3), np.nan, np.float32)] * 3
-    loop = loop_of(tmp_path, robot, lambda number: broken[number] if number < 3 else gentle(number))
-    threading.Timer(0.6, loop.rearm).start()
+
+    def chunks(number: int) -> np.ndarray:
+        return broken[number] if number < 3 else gentle(number)
+
+    loop = loop_of(tmp_path, robot, chunks, show=at(12, lambda: loop.rearm()))
     summary = run(loop, 30, end_at_fault=False)
     assert summary.fault is None
     assert robot.place[0] > 0.01
@@ -196,7 +214,7 @@ def test_re_arming_goes_on_after_a_fault(tmp_path: Path) -> None:
 
 
 def test_re_arming_clears_the_robots_own_side_once_it_stands(tmp_path: Path) -> None:
-    robot = FakeRobot()
+    robot = FakeRobot(TestClock())
 
     def person(summary: Summary, brain: Any) -> None:
         if summary.ticks in (5, 12):  # in vain the first time
@@ -213,9 +231,8 @@ def test_re_arming_clears_the_robots_own_side_once_it_stands(tmp_path: Path) -> 
 
 
 def test_a_robot_that_goes_ends_the_run(tmp_path: Path) -> None:
-    robot = FakeRobot()
-    loop = loop_of(tmp_path, robot)
-    threading.Timer(0.2, lambda: setattr(robot, "lost", True)).start()
+    robot = FakeRobot(TestClock())
+    loop = loop_of(tmp_path, robot, show=at(4, lambda: setattr(robot, "lost", True)))
     with pytest.raises(RobotLost, match="has gone"):
         loop.run(100)
     loop.close()
@@ -223,7 +240,7 @@ def test_a_robot_that_goes_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_without_a_log_nothing_moves(tmp_path: Path) -> None:
-    robot = FakeRobot()
+    robot = FakeRobot(TestClock())
     loop = loop_of(tmp_path, robot)
     assert loop.log is not None
     plain, calls = loop.log._file.flush, iter(range(1000))
@@ -267,7 +284,7 @@ def test_a_killed_loop_leaves_a_log_of_all_that_it_did(tmp_path: Path) -> None:
 
 
 def test_a_log_is_never_overwritten_and_other_files_are_no_logs(tmp_path: Path) -> None:
-    run(loop_of(tmp_path, FakeRobot()), 3)
+    run(loop_of(tmp_path, FakeRobot(TestClock())), 3)
     with pytest.raises(S2RobotError, match="exists already"):
         LogWriter(tmp_path / "run.mcap", plan(), {})
     for name, content in (("empty", b""), ("text", b"hello " * 100), ("torn", b"\x89MCAP0\r\n")):

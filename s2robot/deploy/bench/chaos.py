@@ -26,7 +26,7 @@ from s2robot.deploy.bench.server_process import ServerProcess, serving
 from s2robot.deploy.brain import Plan
 from s2robot.deploy.client import RemotePolicy, ServerLost
 from s2robot.deploy.control import Loop
-from s2robot.deploy.deciders import Decider, LocalDecider, RemoteDecider
+from s2robot.deploy.deciders import Decider, LocalDecider, RemoteDecider, Worker
 from s2robot.deploy.limits import parse_limits
 from s2robot.deploy.log import LogWriter
 from s2robot.deploy.robots.sim import SimRobot
@@ -236,7 +236,7 @@ def _scenario(
         limits = parse_limits(bench.robot["limits"], "chaos")
         plan = Plan(policy.identity.observation, info.action, inner.decisions, limits)
         writer = LogWriter(log, plan, {"fault": kind})
-        loop = Loop(robot, info, corrupt, plan, writer, robot.goal, armed=True, pictures=False)
+        loop = Loop(robot, info, Worker(corrupt, pictures=False), plan, writer, robot.goal, armed=True)
         scene = Scene(robot, server, proxy, corrupt, loop, rng, log)
         end = _run(scene, kind)
         with contextlib.suppress(S2RobotError):

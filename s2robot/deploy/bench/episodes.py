@@ -12,7 +12,7 @@ import numpy as np
 
 from s2robot.deploy.brain import Plan
 from s2robot.deploy.control import Loop, handshake
-from s2robot.deploy.deciders import Decider
+from s2robot.deploy.deciders import Decider, Worker
 from s2robot.deploy.limits import parse_limits
 from s2robot.deploy.log import LogWriter
 from s2robot.deploy.robots.sim import SimRobot
@@ -88,7 +88,7 @@ def real_time_episodes(
         state = robot.start_episode(seed)
         robot.connect()
         writer = None if log is None else LogWriter(log / f"{seed}.mcap", plan, {"seed": seed})
-        loop = Loop(robot, info, decider, plan, writer, robot.goal, armed=True, pictures=False)
+        loop = Loop(robot, info, Worker(decider, pictures=False), plan, writer, robot.goal, armed=True)
         summary = loop.run(ticks, seed=seed)
         if writer is not None:
             writer.close()
