@@ -132,7 +132,7 @@ def _chaos(plain: dict[str, Any], bench: Any, bundles: list[Any]) -> None:
     from s2robot.deploy.bench.chaos import as_text, bench_chaos
     from s2robot.errors import S2RobotError
 
-    result = bench_chaos(bench, int(plain["faults"]), int(plain["seed"]), int(plain["threads"]))
+    result = bench_chaos(bench, int(plain["faults"]), int(plain["alone"]), int(plain["seed"]), int(plain["threads"]))
     print("\n".join(as_text(result)))
     if result["violations"]:
         raise S2RobotError(f"{result['violations']} violations; {bench.out / 'chaos.json'} lists them")

@@ -1,23 +1,26 @@
 """A bundle: encoder and policy as ONNX graphs with everything inside, and one manifest that says what they are.
 
-`bundle/{manifest.json, encoder.onnx, policy.onnx}`. Reading it needs neither torch nor a simulator, and runs no code.
+`bundle/{manifest.json, encoder.onnx, policy.onnx}`, or without a policy the encoder alone. Reading it needs neither
+torch nor a simulator, and runs no code.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from s2robot.deploy.parse import parse
 from s2robot.errors import DamagedError, S2RobotError
 from s2robot.storage import fingerprint, sha256_file
-from s2robot.types import ActionSpec, ObservationSpec
+from s2robot.types import ActionSpec, CameraSpec, ObservationSpec
 
-MANIFEST, POLICY = "manifest.json", "policy.onnx"
+MANIFEST, ENCODER, POLICY = "manifest.json", "encoder.onnx", "policy.onnx"
 MOST_MANIFEST_BYTES = 1 << 20
 Precision = Literal["float32", "float16", "int8"]
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
@@ -81,27 +84,57 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types with the checksum of all of it."""
-        body: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return {**body, "sha256": fingerprint(body)}
+        return _signed(self)
+
+
+@dataclass(frozen=True)
+class EncoderManifest:
+    """`manifest.json` of an encoder alone: what it sees, and the tokens (n, c) of one frame, row by row of `grid`."""
+
+    kind: Literal["encoder"]
+    version: Literal[1]
+    camera: CameraSpec
+    grid: tuple[int, int]
+    channels: int
+    precision: Precision
+    preprocessing_sha256: str
+    encoder: dict[str, Any]
+    licence: str
+    versions: dict[str, str]
+    parity: dict[str, Any]
+    files: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types with the checksum of all of it."""
+        return _signed(self)
+
+
+def _signed(manifest: Manifest | EncoderManifest) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(json.dumps(asdict(manifest)))
+    return {**body, "sha256": fingerprint(body)}
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a bundle. Raises DamagedError for one that is missing, altered or no bundle's."""
+    return _read(folder, "bundle", Manifest)
+
+
+def _read(folder: Path, kind: str, form: type[M]) -> M:
     path = folder / MANIFEST
     remedy = "export it again with `s2robot export`"
     try:
         with open(path, "rb") as file:
             text = file.read(MOST_MANIFEST_BYTES + 1)
     except OSError as error:
-        raise DamagedError(f"{folder} is no bundle ({error.strerror}: {MANIFEST}); {remedy}") from error
+        raise DamagedError(f"{folder} is no {kind} ({error.strerror}: {MANIFEST}); {remedy}") from error
     if len(text) > MOST_MANIFEST_BYTES:
         raise DamagedError(f"{path} has more than {MOST_MANIFEST_BYTES} bytes; {remedy}")
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is not valid JSON; {remedy}") from error
-    if not isinstance(data, dict) or data.get("kind") != "bundle":
-        raise DamagedError(f"{path} describes no bundle; {remedy}")
+    if not isinstance(data, dict) or data.get("kind") != kind:
+        raise DamagedError(f"{path} describes no {kind}; {remedy}")
     body = {key: value for key, value in data.items() if key != "sha256"}
     try:
         whole = data.get("sha256") == fingerprint(body)
@@ -110,7 +143,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not whole:
         raise DamagedError(f"{path} does not match its own checksum; {remedy}")
     try:
-        return parse(Manifest, body, str(path), remedy)
+        return parse(form, body, str(path), remedy)
     except S2RobotError as error:
         raise DamagedError(str(error)) from error
 
@@ -119,16 +152,27 @@ def verify_bundle(folder: Path | str) -> Manifest:
     """The manifest of a bundle whose every file is the one that was exported. Raises DamagedError naming another."""
     folder = Path(folder)
     manifest = read_manifest(folder)
-    needed = {POLICY, *manifest.encoders.values()}
-    for name in sorted(needed | manifest.files.keys()):
+    _verify_files(folder, manifest.files, {POLICY, *manifest.encoders.values()})
+    return manifest
+
+
+def verify_encoder(folder: Path | str) -> EncoderManifest:
+    """The same for an encoder alone."""
+    folder = Path(folder)
+    manifest = _read(folder, "encoder", EncoderManifest)
+    _verify_files(folder, manifest.files, {ENCODER})
+    return manifest
+
+
+def _verify_files(folder: Path, files: Mapping[str, str], needed: set[str]) -> None:
+    for name in sorted(needed | files.keys()):
         path = folder / name
-        if Path(name).name != name or name not in manifest.files:
+        if Path(name).name != name or name not in files:
             raise DamagedError(f"{folder}: {name!r} is not among the bundle's files; export it again")
         if not path.is_file():
             raise DamagedError(f"{path} is missing; copy the whole folder, or export it again")
-        if sha256_file(path) != manifest.files[name]:
+        if sha256_file(path) != files[name]:
             raise DamagedError(f"{path} is damaged: its sha256 is not the one in {MANIFEST}; copy or export it again")
-    return manifest
 
 
 def is_bundle(folder: Path | str) -> bool:

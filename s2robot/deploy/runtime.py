@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from s2robot.deploy.bundle import POLICY, verify_bundle
+from s2robot.deploy.bundle import ENCODER, POLICY, verify_bundle, verify_encoder
 from s2robot.errors import DamagedError, S2RobotError
 from s2robot.policies.memory import EpisodeMemory, Seen
-from s2robot.types import Observation
+from s2robot.types import CameraSpec, Observation
 
 WARM_UP = 5  # inferences
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -87,12 +87,7 @@ class BundlePolicy:
 
     def encode(self, camera: str, images: Any) -> Float32[np.ndarray, "n c"]:
         """Tokens of one camera's frame."""
-        spec = self.identity.observation.camera(camera)
-        frame: UInt8[np.ndarray, "h w 3"] = images.get(camera)
-        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape != (spec.height, spec.width, 3):
-            came = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else "nothing"
-            raise S2RobotError(f"camera {camera!r} gave {came}; needed is uint8 ({spec.height}, {spec.width}, 3) RGB")
-        return self._encoders[camera].run(["tokens"], {"image": frame[None]})[0][0]
+        return _tokens(self._encoders[camera], self.identity.observation.camera(camera), images.get(camera))
 
     def decide(self, steps: Sequence[Seen], noise: Float32[np.ndarray, "k a"]) -> Float32[np.ndarray, "k a"]:
         """The chunk of what was seen, oldest first, and noise; a pure function."""
@@ -110,6 +105,27 @@ class BundlePolicy:
         if not isinstance(vector, np.ndarray) or vector.shape != (len(spec),) or not np.isfinite(vector).all():
             raise S2RobotError(f"{name} is {vector!r}; needed are {len(spec)} finite numbers: {', '.join(spec)}")
         return vector.astype(np.float32)
+
+
+class BundleEncoder:
+    """An encoder without a policy, as `s2robot export encoder=NAME` writes it; arguments as for `BundlePolicy`."""
+
+    def __init__(self, folder: Path | str, device: str = "auto", threads: int = 0) -> None:
+        self.manifest = verify_encoder(folder)
+        self._session = open_session(Path(folder) / ENCODER, device, threads)
+
+    def __call__(self, frame: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "n c"]:
+        """Tokens of a frame, row by row of the manifest's grid. Raises S2RobotError where the frame does not fit."""
+        return _tokens(self._session, self.manifest.camera, frame)
+
+
+def _tokens(session: Any, camera: CameraSpec, frame: Any) -> Float32[np.ndarray, "n c"]:
+    wanted = (camera.height, camera.width, 3)
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape != wanted:
+        came = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else "nothing"
+        raise S2RobotError(f"camera {camera.name!r} gave {came}; needed is uint8 {wanted} RGB")
+    tokens: Float32[np.ndarray, "n c"] = session.run(["tokens"], {"image": frame[None]})[0][0]
+    return tokens
 
 
 def open_session(path: Path, device: str, threads: int) -> Any:

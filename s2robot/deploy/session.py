@@ -24,6 +24,7 @@ from s2robot.deploy.dry_runs import LEAST_TICKS, key_of, note_dry_run, require_d
 from s2robot.deploy.limits import parse_limits
 from s2robot.deploy.log import LogWriter
 from s2robot.deploy.robots.interface import Robot
+from s2robot.deploy.robots.sim import SimRobot
 from s2robot.deploy.runtime import BundlePolicy
 from s2robot.deploy.token import read_token
 from s2robot.errors import S2RobotError, unknown_name
@@ -60,9 +61,14 @@ def robot_of(config: Mapping[str, Any], manifest: Manifest) -> Robot:
     return robot
 
 
-def goal_of(config: Mapping[str, Any], manifest: Manifest) -> np.ndarray:
-    """The goal vector; unnamed elements are 0. Raises S2RobotError where the policy needs one and none is given."""
+def goal_of(config: Mapping[str, Any], manifest: Manifest) -> np.ndarray | None:
+    """The goal vector; unnamed elements are 0. None leaves it to a simulated episode, whose task names one.
+
+    Raises S2RobotError where the policy needs one and nobody names it.
+    """
     names, given = manifest.identity.observation.goal, config["goal"]
+    if not given and config["episode"] is not None:
+        return None
     if names and not given:
         raise S2RobotError(
             f"the policy has to be told what to do: goal={{{names[0]}: 1}}; its goals: {', '.join(names)}"
@@ -93,7 +99,9 @@ def control(config: Mapping[str, Any]) -> Summary:
         info = robot.connect()
         handshake(identity, info)
         if config["episode"] is not None:
-            _start_episode(robot, int(config["episode"]))
+            of_episode = _start_episode(robot, int(config["episode"]))
+            goal = of_episode if goal is None else goal
+        assert goal is not None
         about = {"s2robot": __version__, "robot": info.name, "armed": armed, "identity": asdict(identity)}
         log = LogWriter(path, plan, about)
         loop = Loop(robot, info, Worker(decider, bool(config["pictures"])), plan, log, goal, armed, Table(armed))
@@ -109,11 +117,12 @@ def control(config: Mapping[str, Any]) -> Summary:
         return summary
 
 
-def _start_episode(robot: Robot, seed: int) -> None:
-    start = getattr(robot, "start_episode", None)
-    if start is None:
+def _start_episode(robot: Robot, seed: int) -> np.ndarray:
+    """Its goal."""
+    if not isinstance(robot, SimRobot):
         raise S2RobotError("episode= places the objects of a simulated robot; this one's are placed by hand")
-    start(seed)
+    robot.start_episode(seed)
+    return robot.goal
 
 
 class Table:

@@ -21,7 +21,7 @@ from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
 from s2robot.data.transforms import Normalise
 from s2robot.deploy.bundle import MANIFEST, POLICY, is_bundle, read_manifest, verify_bundle
-from s2robot.deploy.export import parity, run
+from s2robot.deploy.export import files, parity
 from s2robot.deploy.export.graph import EncoderGraph, PolicyGraph, write_policy
 from s2robot.deploy.export.parity import Tolerance
 from s2robot.deploy.export.run import Export, export
@@ -209,7 +209,7 @@ def test_a_bundle_that_strays_is_not_written(
     line: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong mean in the graph, as a mutant."""
-    plain = run.write_encoder
+    plain = files.write_encoder
 
     def wrong(encoder: MultiscaleEncoder, camera: CameraSpec, path: Path) -> None:
         encoder._shift += 0.05
@@ -218,7 +218,7 @@ def test_a_bundle_that_strays_is_not_written(
         finally:
             encoder._shift -= 0.05
 
-    monkeypatch.setattr(run, "write_encoder", wrong)
+    monkeypatch.setattr(files, "write_encoder", wrong)
     with pytest.raises(MismatchError, match=r"differs from its checkpoint: features .*nothing was written"):
         export(Export(line[0], line[1], tmp_path / "bundle", states=5))
     assert list(tmp_path.iterdir()) == []

@@ -58,27 +58,27 @@ def what(checkpoint: str = "0" * 64) -> Evaluation:
     return Evaluation("lift", "patches", 0, checkpoint, {**TASK, "horizon": 24})
 
 
-def test_outcomes_are_the_same_bytes_with_one_worker_and_three_and_after_a_resume(agent: Agent, tmp_path: Path) -> None:
+def test_outcomes_are_the_same_bytes_with_one_worker_and_two_and_after_a_resume(agent: Agent, tmp_path: Path) -> None:
     seeds = range(20000, 20005)
-    for workers in (1, 3):
+    for workers in (1, 2):
         with RolloutPool(what().task_config, workers) as pool:
             evaluate(what(), agent, pool, seeds, tmp_path / str(workers))
-    one, three = ((tmp_path / str(w) / EPISODES).read_bytes() for w in (1, 3))
-    assert one == three
+    one, two = ((tmp_path / str(w) / EPISODES).read_bytes() for w in (1, 2))
+    assert one == two
     assert [json.loads(line)["seed"] for line in one.splitlines()] == list(seeds)
-    journal = tmp_path / "3" / JOURNAL
+    journal = tmp_path / "2" / JOURNAL
     kept = journal.read_text().splitlines()[:2]
     journal.write_text("\n".join(kept) + "\n" + '{"seed": 2000')  # a kill tore the third line
     with RolloutPool(what().task_config, 2) as pool:
-        evaluate(what(), agent, pool, seeds, tmp_path / "3")
-    assert (tmp_path / "3" / EPISODES).read_bytes() == one
+        evaluate(what(), agent, pool, seeds, tmp_path / "2")
+    assert (tmp_path / "2" / EPISODES).read_bytes() == one
     assert journal.read_text().splitlines()[:2] == kept
     successes, failures = load_clips(tmp_path / "1")
     assert failures
     assert failures[0][0].shape == (48, 48, 3)
     assert len(successes) <= 3
     with RolloutPool(what().task_config, 1) as pool, pytest.raises(MismatchError, match="another checkpoint_sha256"):
-        evaluate(what("1" * 64), agent, pool, seeds, tmp_path / "3")
+        evaluate(what("1" * 64), agent, pool, seeds, tmp_path / "2")
 
 
 class Recorder(Agent):

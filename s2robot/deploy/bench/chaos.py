@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from s2robot.deploy.bench.alone import faults_alone
 from s2robot.deploy.bench.closed_loop import Bench
 from s2robot.deploy.bench.invariants import Verdict, check_journal, check_log
 from s2robot.deploy.bench.proxy import Proxy
@@ -33,7 +34,7 @@ from s2robot.deploy.robots.sim import SimRobot
 from s2robot.deploy.runtime import BundlePolicy
 from s2robot.deploy.wire import Request
 from s2robot.errors import S2RobotError
-from s2robot.progress import progress
+from s2robot.progress import progress, say
 from s2robot.storage import write_json
 
 EPISODE_S, FAULT_S = 5.0, (0.8, 2.0)  # how long a scenario runs, and when its fault begins
@@ -197,32 +198,44 @@ HEALTHY = {
 }  # fmt: skip
 
 
-def chaos(bench: Bench, count: int, seed: int, threads: int) -> dict[str, Any]:
-    """`count` scenarios, every kind in turn. Returns what `chaos.json` holds: faults by kind, commands, violations."""
+def chaos(bench: Bench, count: int, alone: int, seed: int, threads: int) -> dict[str, Any]:
+    """`count` scenarios in real time, every kind in turn, and `alone` on gate and wire. Returns what `chaos.json`
+    holds: faults by kind, commands, violations.
+    """
     policy = BundlePolicy(bench.bundle, threads=threads)
     robot = bench.sim(policy)
     kinds = [list(FAULTS)[number % len(FAULTS)] for number in range(count)]
-    found, total = Counter(kinds), Verdict()
     ends: list[dict[str, Any]] = []
     try:
-        robot.connect()
+        info = robot.connect()
+        limits = parse_limits(bench.robot["limits"], "chaos")
+        plan = Plan(policy.identity.observation, info.action, policy.decisions, limits)
+        quick, total = faults_alone(plan, alone, seed)
+        say(f"{alone} faults on gate and wire alone: {total.commands} commands and frames checked")
         for number, kind in enumerate(progress(kinds, count, "chaos", "fault")):
             rng = np.random.default_rng((seed, number))
             log = bench.out / "chaos" / f"{number:03d}.mcap"
             log.unlink(missing_ok=True)
-            verdict, end = _scenario(bench, policy, robot, kind, rng, log, threads)
+            verdict, end = _scenario(bench, plan, policy, robot, kind, rng, log, threads)
             ends.append({"kind": kind, "number": number, "end": end, "commands": verdict.commands})
             total.add(Verdict(verdict.commands, [f"{number} ({kind}): {what}" for what in verdict.violations]))
     finally:
         robot.close()
     return {
-        "faults": dict(found), "commands_checked": total.commands, "violations": len(total.violations),
+        "faults": {**Counter(kinds), **quick}, "commands_checked": total.commands, "violations": len(total.violations),
         "violations_listed": total.violations[:50], "scenarios": ends, "seed": seed,
     }  # fmt: skip
 
 
 def _scenario(
-    bench: Bench, policy: BundlePolicy, robot: SimRobot, kind: str, rng: np.random.Generator, log: Path, threads: int
+    bench: Bench,
+    plan: Plan,
+    policy: BundlePolicy,
+    robot: SimRobot,
+    kind: str,
+    rng: np.random.Generator,
+    log: Path,
+    threads: int,
 ) -> tuple[Verdict, str]:
     robot.set_faults(**HEALTHY)
     robot.start_episode(int(bench.seeds[int(rng.integers(len(bench.seeds)))]))
@@ -233,8 +246,6 @@ def _scenario(
         remote = RemoteDecider(RemotePolicy(proxy.url), policy.identity, timeout_s=0.5)
         inner: Decider = LocalDecider(policy) if kind.startswith(("chunk", "camera", "sensors", "joint")) else remote
         corrupt = Corrupting(inner)
-        limits = parse_limits(bench.robot["limits"], "chaos")
-        plan = Plan(policy.identity.observation, info.action, inner.decisions, limits)
         writer = LogWriter(log, plan, {"fault": kind})
         loop = Loop(robot, info, Worker(corrupt, pictures=False), plan, writer, robot.goal, armed=True)
         scene = Scene(robot, server, proxy, corrupt, loop, rng, log)
@@ -282,9 +293,9 @@ def _unlimited_afterwards() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def bench_chaos(bench: Bench, count: int, seed: int, threads: int) -> dict[str, Any]:
+def bench_chaos(bench: Bench, count: int, alone: int, seed: int, threads: int) -> dict[str, Any]:
     """Run and write `chaos.json`."""
-    result = chaos(bench, count, seed, threads)
+    result = chaos(bench, count, alone, seed, threads)
     write_json(bench.out / "chaos.json", result)
     return result
 

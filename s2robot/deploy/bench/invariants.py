@@ -45,6 +45,7 @@ def check_journal(journal: Sequence[dict[str, Any]], plan: Plan) -> Verdict:
             verdict.violations.append(f"command {number} that was carried out is not finite")
             continue
         states, wrong = _follow(states, entry["action"], axes)
+        wrong += _out_of_range(entry["action"], plan)
         verdict.violations += [f"command {number} ({entry['kind']}): {what}" for what in wrong]
     for before, after in zip(moves, [*moves[1:], None], strict=True):
         if before["kind"] == "command" and after is not None:
@@ -71,6 +72,12 @@ def _follow(
                 wrong.append(f"{axis.name} {name} {abs(value) / limit:.3f} times its limit")
         after.append(AxisState(w, b))
     return after, wrong
+
+
+def _out_of_range(action: Sequence[float], plan: Plan) -> list[str]:
+    spec = plan.action
+    rows = zip(spec.names, action, spec.low, spec.high, strict=True)
+    return [f"{name} is {value:.4g}" for name, value, low, high in rows if not low - SLACK <= value <= high + SLACK]
 
 
 def _check_braking(moves: Sequence[dict[str, Any]], axes: Sequence[Axis], period_s: float) -> list[str]:

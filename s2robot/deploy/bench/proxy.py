@@ -16,9 +16,9 @@ from websockets.exceptions import WebSocketException
 MOST_BYTES = 1 << 24
 
 
-@dataclass
+@dataclass(frozen=True)
 class Weather:
-    """Shares of messages in either direction that each happens to, and `delay_s` of all; may be changed at any time."""
+    """Shares of messages in either direction that each happens to, and `delay_s` of all."""
 
     delay_s: float = 0.0
     drop: float = 0.0

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.windows import split_episodes
@@ -58,6 +59,23 @@ class Parity:
         return asdict(self)
 
 
+class FeatureDifference:
+    """Root mean square of the difference between features over that of the true ones, summed up frame by frame."""
+
+    def __init__(self) -> None:
+        self._difference = self._total = 0.0
+
+    def add(self, features: Float32[np.ndarray, "n c"], truth: Float32[np.ndarray, "n c"]) -> None:
+        """One frame."""
+        self._difference += float(np.square(features - truth).sum())
+        self._total += float(np.square(truth).sum())
+
+    @property
+    def relative_rms(self) -> float:
+        """0 where nothing was compared."""
+        return float(np.sqrt(self._difference / self._total)) if self._total else 0.0
+
+
 def recorded_states(store: EpisodeStore, count: int, fraction: float, held_out: bool) -> list[Observation]:
     """`count` observations, evenly spaced over the episodes that training held out (`fraction` of them, and others
     where those are too few), or over those that it used.
@@ -91,7 +109,7 @@ def measure(agent: Agent, bundle: BundlePolicy, states: list[Observation], scale
 
     `scale` (a,) is the range of each action element.
     """
-    difference = total = 0.0
+    features = FeatureDifference()
     errors = []
     for index, state in enumerate(progress(states, len(states), "parity", "state")):
         ours, theirs = agent.new_memory(), bundle.new_memory()
@@ -102,12 +120,9 @@ def measure(agent: Agent, bundle: BundlePolicy, states: list[Observation], scale
         got = bundle.chunk(state, theirs, (index, 0))
         errors.append(np.abs(got - want) / scale)
         for camera in bundle.cameras:
-            truth = seen.tokens[camera].numpy()
-            difference += float(np.square(theirs.steps()[-1].tokens[camera] - truth).sum())
-            total += float(np.square(truth).sum())
+            features.add(theirs.steps()[-1].tokens[camera], seen.tokens[camera].numpy())
     stacked = np.stack(errors)
-    rms = float(np.sqrt(difference / total)) if total else 0.0
-    return Parity(len(states), rms, float(stacked.mean()), float(stacked.max()))
+    return Parity(len(states), features.relative_rms, float(stacked.mean()), float(stacked.max()))
 
 
 def require_within(parity: Parity, tolerance: Tolerance, what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,14 @@ from s2robot import __version__
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.transforms import Normalise, from_json
 from s2robot.deploy.bundle import MANIFEST, POLICY, Decisions, Identity, Manifest, Precision, verify_bundle
-from s2robot.deploy.export.graph import PolicyGraph, write_encoder, write_policy
+from s2robot.deploy.export.files import (
+    appearing,
+    licence_of,
+    preprocessing_sha256,
+    require_absent,
+    write_encoder_as,
+)
+from s2robot.deploy.export.graph import PolicyGraph, write_policy
 from s2robot.deploy.export.parity import (
     TOLERANCES,
     Parity,
@@ -25,7 +31,6 @@ from s2robot.deploy.export.parity import (
     recorded_states,
     require_within,
 )
-from s2robot.deploy.export.quantise import convert_float16, quantise_int8
 from s2robot.deploy.runtime import BundlePolicy
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.encoders.load import load_encoder
@@ -36,10 +41,9 @@ from s2robot.pipeline.evaluate import policy_sha256
 from s2robot.policies.agent import Agent
 from s2robot.policies.batch import Shapes
 from s2robot.progress import say
-from s2robot.storage import disk_error, fingerprint, publish_folder, sha256_file, write_json
+from s2robot.storage import sha256_file, write_json
 from s2robot.types import CameraSpec, DatasetSpec
 
-PREPROCESSING = ("preprocessing", "sizes", "tile", "grid", "square", "reference", "mean", "std")
 RELOADED = 20  # states that are compared once more after the bundle has its name
 
 
@@ -67,8 +71,7 @@ def export(what: Export) -> Manifest:
     Raises MismatchError where its features or actions stray from the checkpoint's and where the store is not one that
     the policy can act on, S2RobotError where `out` exists or a part has no static graph.
     """
-    if what.out.exists():
-        raise S2RobotError(f"{what.out} exists already; give another out= or delete it")
+    require_absent(what.out)
     path, checkpoint = open_checkpoint(what.checkpoint)
     trained = load_policy(path, "cpu")
     exact = _in_float32(trained, checkpoint)
@@ -77,10 +80,7 @@ def export(what: Export) -> Manifest:
     _require_seen_alike(manifest, store)
     fraction = float(checkpoint["recipe"]["validation_fraction"])
     states = recorded_states(store, what.states, fraction, held_out=True)
-    partial = what.out.with_name(f".{what.out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with appearing(what.out) as partial:
         calibration = recorded_states(store, what.calibration, fraction, False) if what.precision == "int8" else []
         _write_graphs(partial, manifest, exact, checkpoint, calibration)
         manifest = replace(manifest, files={file.name: sha256_file(file) for file in sorted(partial.glob("*.onnx"))})
@@ -93,11 +93,6 @@ def export(what: Export) -> Manifest:
         as_trained = measure(trained, bundle, states, scale)
         manifest = replace(manifest, parity=_parity_record(parity, as_trained, what.precision))
         write_json(partial / MANIFEST, manifest.to_json())
-        publish_folder(partial, what.out)
-    except OSError as error:
-        raise disk_error(error, what.out) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     _require_equal_after_reload(what.out, bundle, states)
     return manifest
 
@@ -116,7 +111,6 @@ def _manifest(checkpoint: Mapping[str, Any], precision: Precision) -> Manifest:
     spec = DatasetSpec.from_json(checkpoint["spec"])
     policy, encoder = checkpoint["policy"], checkpoint["encoder"]["spec"]
     seen = [spec.observation.camera(name) for name in checkpoint["shapes"]["cameras"]]
-    preprocessing = {key: encoder.get(key) for key in PREPROCESSING}
     return Manifest(
         kind="bundle",
         version=1,
@@ -127,7 +121,7 @@ def _manifest(checkpoint: Mapping[str, Any], precision: Precision) -> Manifest:
         identity=Identity(
             observation=replace(spec.observation, cameras=tuple(seen)),
             action=spec.action,
-            preprocessing_sha256=fingerprint(preprocessing),
+            preprocessing_sha256=preprocessing_sha256(encoder),
             checkpoint_sha256=policy_sha256(checkpoint),
         ),
         decisions=Decisions(
@@ -139,7 +133,7 @@ def _manifest(checkpoint: Mapping[str, Any], precision: Precision) -> Manifest:
         ),
         encoders={camera.name: _encoder_file(camera, seen) for camera in seen},
         encoder=encoder,
-        licence=str(encoder.get("origin", {}).get("licence", "")) or "as this package (Apache-2.0)",
+        licence=licence_of(encoder),
         versions={"s2robot": __version__, "torch": str(torch.__version__), **checkpoint["versions"]},
         parity={},
         files={},
@@ -178,26 +172,14 @@ def _write_graphs(
             continue
         if not isinstance(agent.encoder, MultiscaleEncoder):
             raise S2RobotError(f"encoder {agent.encoder.name!r} has no graph; export a policy on a MultiscaleEncoder")
-        say(f"writing {path.name} for frames of {camera.height} x {camera.width} px ...")
-        write_encoder(agent.encoder, camera, path)
         frames = [state.images[camera.name] for state in calibration]
-        if manifest.precision == "int8":
-            _replaced(path, lambda source, target, frames=frames: quantise_int8(source, target, frames))
-        elif manifest.precision == "float16":
-            _replaced(path, convert_float16)
+        write_encoder_as(manifest.precision, agent.encoder, camera, path, frames)
     say(f"writing {POLICY} ({manifest.policy}) ...")
     proprio, action = (from_json(checkpoint["normalise"][name]) for name in ("proprio", "action"))
     assert isinstance(proprio, Normalise)
     assert isinstance(action, Normalise)
     graph = PolicyGraph(agent.policy, proprio, action, agent.cameras)
     write_policy(graph, Shapes.from_json(checkpoint["shapes"]), folder / POLICY)
-
-
-def _replaced(path: Path, convert: Any) -> None:
-    source = path.with_suffix(".float32")
-    os.rename(path, source)
-    convert(source, path)
-    source.unlink()
 
 
 def _parity_record(parity: Parity, as_trained: Parity, precision: Precision) -> dict[str, Any]:
