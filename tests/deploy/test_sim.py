@@ -17,10 +17,12 @@ import pytest
 
 from s2robot.cli.main import main
 from s2robot.configs import choice
+from s2robot.deploy.bundle import read_manifest
 from s2robot.deploy.log import EventEntry, LogReader, PictureEntry, TickEntry
 from s2robot.deploy.replay import replay
 from s2robot.deploy.robots.interface import RobotLost
 from s2robot.deploy.robots.sim import SimRobot
+from s2robot.deploy.session import goal_of
 from s2robot.envs import make_task
 from s2robot.envs.realtime import RealTimeTask
 from s2robot.envs.task import ACTION_SPEC, PROPRIO_NAMES
@@ -274,6 +276,16 @@ def test_sigterm_brakes_stands_and_ends(panda_bundle: Path, tmp_path: Path) -> N
     assert "commands sent" in child.stdout.read()
     events = [entry for entry in LogReader(log).entries() if isinstance(entry, EventEntry)]
     assert [(event.kind, event.text) for event in events] == [("stop", "SIGTERM")]
+
+
+def test_a_goal_is_given_or_the_episodes_own(bundle: Path) -> None:
+    manifest = read_manifest(bundle)  # its goals are left and right
+    assert goal_of({"goal": None, "episode": 20000}, manifest) is None
+    given = goal_of({"goal": {"right": 1}, "episode": 20000}, manifest)
+    assert given is not None
+    assert given.tolist() == [0.0, 1.0]
+    with pytest.raises(S2RobotError, match=r"has to be told what to do: goal=\{left: 1\}"):
+        goal_of({"goal": None, "episode": None}, manifest)
 
 
 @pytest.mark.parametrize(
