@@ -19,7 +19,6 @@ from mcap_ros2.decoder import DecoderFactory
 
 from s2robot.deploy.brain import Brain, Plan
 from s2robot.deploy.bundle import Identity
-from s2robot.deploy.chunks import ChunkBuffer
 from s2robot.deploy.control import Loop, Summary, handshake
 from s2robot.deploy.deciders import Worker
 from s2robot.deploy.dry_runs import key_of, note_dry_run, require_dry_run
@@ -318,31 +317,3 @@ def test_the_first_run_is_dry_and_another_combination_is_a_first_run(tmp_path: P
     ):
         with pytest.raises(S2RobotError, match="has not been run dry"):
             require_dry_run(other, tmp_path)
-
-
-def test_the_buffer_drops_what_is_late_and_fades_where_asked() -> None:
-    buffer = ChunkBuffer(blend=1)
-    first, second = np.zeros((4, 1)), np.ones((4, 1))
-    assert buffer.add(0, first)
-    buffer.consume()
-    assert buffer.add(1, second)
-    assert buffer.seams == [1.0]
-    assert buffer.action() == pytest.approx([0.5])
-    buffer.consume()
-    assert buffer.action() == pytest.approx([1.0])
-    assert not buffer.add(0, first)  # saw less than the one that is executed
-    assert not buffer.add(3, first)  # from the future
-    for _ in range(3):
-        buffer.consume()
-    assert buffer.action() is None
-    assert not buffer.add(1, second)  # all of it lies in the past
-    assert buffer.planned() == 0
-
-
-def test_the_buffer_ensembles_by_absolute_ticks() -> None:
-    buffer = ChunkBuffer(ensemble=0.5)
-    buffer.add(0, np.zeros((4, 1)))
-    buffer.consume()
-    buffer.add(1, np.ones((4, 1)))
-    weights = np.exp(-0.5 * np.arange(2))
-    assert buffer.action() == pytest.approx([weights[1] / weights.sum()])

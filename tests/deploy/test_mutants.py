@@ -62,9 +62,12 @@ def test_a_rule_that_is_missing_is_noticed(name: str, tmp_path: Path) -> None:
     source = (package / "deploy" / file).read_text()
     assert source.count(rule) == 1, f"{rule!r} is not in {file} any more"
     (package / "deploy" / file).write_text(source.replace(rule, instead))
-    tests = {GATE: ["test_gate.py"], LIMITER: ["test_gate.py"], BRAIN: ["test_control.py"], WATCHDOG: ["test_ros2.py"]}[
-        file
-    ]
+    tests = {
+        GATE: ["test_gate.py"],
+        LIMITER: ["test_gate.py"],
+        BRAIN: ["test_brain.py", "test_control.py"],
+        WATCHDOG: ["test_ros2.py"],
+    }[file]
     command = [
         str(Path(sys.executable).parent / "pytest"), "-q", "-x", "-p", "no:cacheprovider",
         *(str(ROOT / "tests" / "deploy" / test) for test in tests),
