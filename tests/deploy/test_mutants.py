@@ -12,6 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GATE, LIMITER, BRAIN, WATCHDOG = "gate.py", "limiter.py", "brain.py", "robots/watchdog.py"
+TESTS = {
+    GATE: ["test_gate.py"], LIMITER: ["test_gate.py"], BRAIN: ["test_brain.py", "test_control.py"],
+    WATCHDOG: ["test_ros2.py"],
+}  # fmt: skip
 MUTANTS = {
     "finite chunks": (GATE, "if not np.isfinite(chunk).all():", "if False:"),
     "shape of chunks": (GATE, "if chunk.shape != self.chunk:", "if False:"),
@@ -62,15 +66,9 @@ def test_a_rule_that_is_missing_is_noticed(name: str, tmp_path: Path) -> None:
     source = (package / "deploy" / file).read_text()
     assert source.count(rule) == 1, f"{rule!r} is not in {file} any more"
     (package / "deploy" / file).write_text(source.replace(rule, instead))
-    tests = {
-        GATE: ["test_gate.py"],
-        LIMITER: ["test_gate.py"],
-        BRAIN: ["test_brain.py", "test_control.py"],
-        WATCHDOG: ["test_ros2.py"],
-    }[file]
     command = [
         str(Path(sys.executable).parent / "pytest"), "-q", "-x", "-p", "no:cacheprovider",
-        *(str(ROOT / "tests" / "deploy" / test) for test in tests),
+        *(str(ROOT / "tests" / "deploy" / test) for test in TESTS[file]),
     ]  # fmt: skip
     found = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}
