@@ -199,7 +199,7 @@ def test_a_bundle_acts_as_its_checkpoint(exported: Path, line: tuple[Path, Path]
 def test_int8_is_calibrated_smaller_and_within_its_tolerance(
     line: tuple[Path, Path], exported: Path, tmp_path: Path
 ) -> None:
-    manifest = export(Export(line[0], line[1], tmp_path / "int8", "int8", states=20, calibration=8))
+    manifest = export(Export(line[0], line[1], tmp_path / "int8", precision="int8", states=20, calibration=8))
     assert 1e-3 < manifest.parity["float32"]["features"] < 0.15  # really quantised
     sizes = [(folder / "encoder.onnx").stat().st_size for folder in (tmp_path / "int8", exported)]
     assert sizes[0] < 0.35 * sizes[1]
@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(line: tuple[Pat
     with pytest.raises(S2RobotError, match="states=99999"):
         export(Export(line[0], line[1], tmp_path / "bundle", states=99999))
     with pytest.raises(S2RobotError, match="unknown precision 'int4'"):
-        Export(line[0], line[1], tmp_path / "bundle", "int4")  # type: ignore[arg-type]
+        Export(line[0], line[1], tmp_path / "bundle", precision="int4")  # type: ignore[arg-type]
     other = replace(SPEC, observation=replace(SPEC.observation, proprio=("a", "b")))
     EpisodeWriter(tmp_path / "other", other).write(episode(0))
     with pytest.raises(MismatchError, match="other cameras, proprioception"):

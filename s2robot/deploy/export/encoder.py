@@ -16,8 +16,9 @@ import torch
 
 from s2robot import __version__
 from s2robot.data.episodes import EpisodeStore
-from s2robot.deploy.bundle import ENCODER, MANIFEST, EncoderManifest, Precision, verify_encoder
+from s2robot.deploy.bundle import ENCODER, MANIFEST, EncoderManifest, verify_encoder
 from s2robot.deploy.export.files import (
+    Settings,
     appearing,
     licence_of,
     preprocessing_sha256,
@@ -28,7 +29,7 @@ from s2robot.deploy.export.parity import TOLERANCES, FeatureDifference, recorded
 from s2robot.deploy.runtime import BundleEncoder
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.encoders.load import load_encoder
-from s2robot.errors import MismatchError, S2RobotError, unknown_name
+from s2robot.errors import MismatchError, S2RobotError
 from s2robot.progress import progress
 from s2robot.storage import sha256_file, write_json
 
@@ -36,20 +37,13 @@ HELD_OUT = 0.05  # of the episodes: states to compare on; the others calibrate
 
 
 @dataclass(frozen=True)
-class EncoderExport:
-    """Which encoder, for the frames of which camera of which store, and how; as `Export` otherwise."""
+class EncoderExport(Settings):
+    """Which encoder, for the frames of which camera of which store."""
 
     encoder: Mapping[str, Any]
     store: Path
     camera: str
     out: Path
-    precision: Precision = "float32"
-    states: int = 500
-    calibration: int = 128
-
-    def __post_init__(self) -> None:
-        if self.precision not in TOLERANCES:
-            raise unknown_name("precision", self.precision, TOLERANCES)
 
 
 def export_encoder(what: EncoderExport) -> EncoderManifest:
@@ -66,9 +60,9 @@ def export_encoder(what: EncoderExport) -> EncoderManifest:
     camera = store.spec.observation.camera(what.camera)
     states = recorded_states(store, what.states, HELD_OUT, held_out=True)
     with appearing(what.out) as partial:
-        calibration = recorded_states(store, what.calibration, HELD_OUT, False) if what.precision == "int8" else []
         path = partial / ENCODER
-        write_encoder_as(what.precision, encoder, camera, path, [state.images[camera.name] for state in calibration])
+        frames = [state.images[camera.name] for state in what.calibration_states(store, HELD_OUT)]
+        write_encoder_as(what.precision, encoder, camera, path, frames)
         spec = encoder.spec()
         manifest = EncoderManifest(
             kind="encoder",

@@ -9,22 +9,44 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from s2robot.data.episodes import EpisodeStore
 from s2robot.deploy.bundle import Precision
 from s2robot.deploy.export.graph import write_encoder
+from s2robot.deploy.export.parity import TOLERANCES, recorded_states
 from s2robot.deploy.export.quantise import convert_float16, quantise_int8
 from s2robot.encoders.encoder import MultiscaleEncoder
-from s2robot.errors import S2RobotError
+from s2robot.errors import S2RobotError, unknown_name
 from s2robot.progress import say
 from s2robot.storage import disk_error, fingerprint, publish_folder
-from s2robot.types import CameraSpec
+from s2robot.types import CameraSpec, Observation
 
 PREPROCESSING = ("preprocessing", "sizes", "tile", "grid", "square", "reference", "mean", "std")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How an encoder is written, on how many recorded states compared, and on how many frames int8 is calibrated."""
+
+    precision: Precision = "float32"
+    states: int = 500
+    calibration: int = 128
+
+    def __post_init__(self) -> None:
+        if self.precision not in TOLERANCES:
+            raise unknown_name("precision", self.precision, TOLERANCES)
+        if self.states < 1 or self.calibration < 1:
+            raise S2RobotError(f"states={self.states}, calibration={self.calibration}; give at least 1 of each")
+
+    def calibration_states(self, store: EpisodeStore, held_out: float) -> list[Observation]:
+        """Of episodes that are not among the last `held_out` (a share); none where no precision asks for them."""
+        return recorded_states(store, self.calibration, held_out, held_out=False) if self.precision == "int8" else []
 
 
 def require_absent(out: Path) -> None:

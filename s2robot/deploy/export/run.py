@@ -16,6 +16,7 @@ from s2robot.data.episodes import EpisodeStore
 from s2robot.data.transforms import Normalise, from_json
 from s2robot.deploy.bundle import MANIFEST, POLICY, Decisions, Identity, Manifest, Precision, verify_bundle
 from s2robot.deploy.export.files import (
+    Settings,
     appearing,
     licence_of,
     preprocessing_sha256,
@@ -34,7 +35,7 @@ from s2robot.deploy.export.parity import (
 from s2robot.deploy.runtime import BundlePolicy
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.encoders.load import load_encoder
-from s2robot.errors import MismatchError, S2RobotError, unknown_name
+from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.agents import load_policy
 from s2robot.pipeline.checkpoint import open_checkpoint
 from s2robot.pipeline.evaluate import policy_sha256
@@ -48,21 +49,12 @@ RELOADED = 20  # states that are compared once more after the bundle has its nam
 
 
 @dataclass(frozen=True)
-class Export:
-    """What is exported, how, and compared on how many recorded states; `calibration` frames set int8's ranges."""
+class Export(Settings):
+    """Which checkpoint, compared on the states of which store."""
 
     checkpoint: Path
     store: Path
     out: Path
-    precision: Precision = "float32"
-    states: int = 500
-    calibration: int = 128
-
-    def __post_init__(self) -> None:
-        if self.precision not in TOLERANCES:
-            raise unknown_name("precision", self.precision, TOLERANCES)
-        if self.states < 1 or self.calibration < 1:
-            raise S2RobotError(f"states={self.states}, calibration={self.calibration}; give at least 1 of each")
 
 
 def export(what: Export) -> Manifest:
@@ -81,8 +73,7 @@ def export(what: Export) -> Manifest:
     fraction = float(checkpoint["recipe"]["validation_fraction"])
     states = recorded_states(store, what.states, fraction, held_out=True)
     with appearing(what.out) as partial:
-        calibration = recorded_states(store, what.calibration, fraction, False) if what.precision == "int8" else []
-        _write_graphs(partial, manifest, exact, checkpoint, calibration)
+        _write_graphs(partial, manifest, exact, checkpoint, what.calibration_states(store, fraction))
         manifest = replace(manifest, files={file.name: sha256_file(file) for file in sorted(partial.glob("*.onnx"))})
         write_json(partial / MANIFEST, manifest.to_json())
         bundle, scale = BundlePolicy(partial), action_scale(exact.unnormalise.scale, manifest)
