@@ -1,7 +1,7 @@
 """`s2robot control`: the loop next to the robot, at a fixed rate.
 
 Each tick: the newest reading in, a finished chunk into the buffer, one proposal through the gate, the entry into the
-log, the command out. Inference runs in another thread; deciding what to do never waits for it.
+log, the command out. Before it a look: what is seen then is decided on in another thread, and no tick waits for that.
 
 Dims: a action, g goal.
 """
@@ -21,6 +21,7 @@ from jaxtyping import Float32
 
 from s2robot.deploy.brain import Brain, Plan, Step
 from s2robot.deploy.bundle import Identity
+from s2robot.deploy.cadence import after_a_frame, lead_s, rehearse
 from s2robot.deploy.clock import Clock, WallClock
 from s2robot.deploy.deciders import Answer, Asked, Worker
 from s2robot.deploy.log import Arrival, ChunkEntry, EventEntry, LogWriter, TickEntry
@@ -31,14 +32,12 @@ from s2robot.errors import MismatchError, S2RobotError
 from s2robot.types import Observation, ObservationSpec, require_equal
 
 REMEMBERED = 32  # ticks: longer ago than any picture may be
-CAMERA_JITTER_S = 0.008
-FRAME_POLL_S = 0.001
 
 
 @dataclass
 class Timings:
     """All in s. `late`: when a tick's command went out, after the tick's scheduled time; `capture`: from the arrival of
-    the oldest frame of a decision to the first command of its chunk; `infer`: from asking to the answer.
+    the oldest frame of a decision to the first command of its chunk; `infer`: what decisions took, network included.
     """
 
     late: list[float] = field(default_factory=list)
@@ -74,6 +73,7 @@ class Loop:
         goal: what the policy is asked to do.
         armed: whether commands go out; otherwise everything but that happens.
         show: called once per tick with the summary so far and the brain.
+        rehearsals: decisions before each run that are timed and not executed; without them looks come at the ticks.
         clock: what ticks are timed by.
     """
 
@@ -87,12 +87,14 @@ class Loop:
         goal: Float32[np.ndarray, " g"],
         armed: bool = False,
         show: Callable[[Summary, Brain], None] | None = None,
+        rehearsals: int = 5,
         clock: Clock | None = None,
     ) -> None:
         self.robot, self.info, self.worker, self.plan, self.log = robot, info, worker, plan, log
         self.goal, self.armed, self.show, self.clock = goal, armed, show, clock or WallClock()
         self.period_s = 1.0 / plan.action.rate_hz
         self.cameras = tuple(camera.name for camera in plan.observation.cameras)
+        self.rehearsals = rehearsals
         self.summary = Summary()
         self._stopping = ""
         self._rearm = False
@@ -133,8 +135,10 @@ class Loop:
         gc.collect()
         gc.disable()  # a collection in the middle of a tick takes longer than the gate and the log together
         try:
-            reading = self._after_a_frame(self.robot.read())
-            self._tick_on(Brain(self.plan, reading.sense), reading, ticks, end_at_fault, until_done)
+            decision_s = rehearse(self.robot, self.worker, self.clock, self._rehearsed, self.rehearsals)
+            lead = lead_s(decision_s, self.period_s)
+            reading = after_a_frame(self.robot, self.clock, next(iter(self.cameras), None), self.period_s)
+            self._tick_on(Brain(self.plan, reading.sense), reading, lead, ticks, end_at_fault, until_done)
         except RobotLost as error:
             self._event("robot lost", str(error), self.clock.now_s())
             raise
@@ -142,10 +146,14 @@ class Loop:
             gc.enable()
         return self.summary
 
-    def _tick_on(self, brain: Brain, reading: Reading, ticks: int | None, end_at_fault: bool, until_done: bool) -> None:
-        next_s = self.clock.now_s()
+    def _tick_on(
+        self, brain: Brain, reading: Reading, lead: float, ticks: int | None, end_at_fault: bool, until_done: bool
+    ) -> None:
+        next_s = self.clock.now_s() + lead
         try:
             while not self._ended(brain, ticks, end_at_fault, until_done):
+                self.clock.sleep_until(next_s - lead)
+                self._look(brain, self.robot.read(), self.clock.now_s())
                 self.clock.sleep_until(next_s)
                 if self.summary.ticks:  # the first tick decides on what the brain was made from
                     reading = self.robot.read()
@@ -163,19 +171,6 @@ class Loop:
             self.summary.counters = dict(brain.counters)
             self.summary.seams = list(brain.buffer.seams)
 
-    def _after_a_frame(self, reading: Reading) -> Reading:
-        """Wait until the first camera delivers, and for its jitter: where it runs at the loop's rate, every tick then
-        sees a fresh picture.
-        """
-        if not self.cameras:
-            return reading
-        before, deadline_s = reading.sense.cameras.get(self.cameras[0]), self.clock.now_s() + 2 * self.period_s
-        while reading.sense.cameras.get(self.cameras[0]) == before and self.clock.now_s() < deadline_s:
-            self.clock.sleep_until(self.clock.now_s() + FRAME_POLL_S)
-            reading = self.robot.read()
-        self.clock.sleep_until(self.clock.now_s() + CAMERA_JITTER_S)
-        return self.robot.read()
-
     def _ended(self, brain: Brain, ticks: int | None, end_at_fault: bool, until_done: bool) -> bool:
         if ticks is not None and self.summary.ticks >= ticks:
             self.stop("time is up")
@@ -184,6 +179,33 @@ class Loop:
         if brain.fault is not None and end_at_fault:
             self.stop(brain.fault)
         return bool(self._stopping) and brain.at_rest()
+
+    def _look(self, brain: Brain, reading: Reading, now_s: float) -> None:
+        self._take_answer(brain, now_s)
+        if self.worker.busy or not brain.wants_decision(self._asked.at if self._asked else None):
+            return
+        if brain.unfit(reading.sense, now_s):
+            return
+        self._ids += 1
+        request, captured_s = self._request(reading, now_s, self._ids, self._begin)
+        # A policy was trained on pictures and measurements of one moment, and on what was done from that moment on.
+        at = brain.buffer.tick - sum(when_s > captured_s for when_s in self._executed)
+        self._asked, self._begin = Asked(request, at, captured_s, self.clock.now_s()), False
+        self.worker.ask(self._asked)
+
+    def _rehearsed(self, reading: Reading) -> Asked:
+        now_s = self.clock.now_s()
+        request, captured_s = self._request(reading, now_s, id=0, begin=True)
+        return Asked(request, 0, captured_s, now_s)
+
+    def _request(self, reading: Reading, now_s: float, id: int, begin: bool) -> tuple[Request, float]:
+        """What is seen, as one moment, and when that was."""
+        sense = reading.sense
+        images = {camera: reading.images[camera] for camera in self.cameras}
+        arrivals_s = [sense.cameras[camera].received_s - self.info.camera_latency_s for camera in self.cameras]
+        captured_s = min(arrivals_s, default=sense.received_s)
+        proprio = np.array(reading.proprio_at(captured_s), np.float32)
+        return Request(Observation(images, proprio, self.goal, now_s), id, begin, None, self._seed), captured_s
 
     def _tick(self, brain: Brain, reading: Reading, now_s: float) -> None:
         if self._rearm and brain.at_rest():
@@ -194,8 +216,6 @@ class Loop:
         if self._stopping and not brain.stopping:
             self._event(STOP, self._stopping, now_s)
             brain.stop()
-        if not self.worker.busy and brain.wants_decision(self._asked.at if self._asked else None):
-            self._ask(brain, reading, now_s)
         start_s = time.perf_counter()
         step = brain.tick(reading.sense, now_s)
         self.summary.timings.gate.append(time.perf_counter() - start_s)
@@ -233,20 +253,6 @@ class Loop:
             summary.timings.capture.append(self.clock.now_s() - self._first_of)
             self._first_of = None
 
-    def _ask(self, brain: Brain, reading: Reading, now_s: float) -> None:
-        if brain.unfit(reading.sense, now_s):
-            return
-        sense, self._ids = reading.sense, self._ids + 1
-        images = {camera: reading.images[camera] for camera in self.cameras}
-        arrivals_s = [sense.cameras[camera].received_s - self.info.camera_latency_s for camera in self.cameras]
-        captured_s = min(arrivals_s, default=sense.received_s)
-        # A policy was trained on pictures and measurements of one moment, and on what was done from that moment on.
-        proprio = np.array(reading.proprio_at(captured_s), np.float32)
-        at = brain.buffer.tick - sum(when_s > captured_s for when_s in self._executed)
-        request = Request(Observation(images, proprio, self.goal, now_s), self._ids, self._begin, None, self._seed)
-        self._asked, self._begin = Asked(request, at, captured_s, self.clock.now_s()), False
-        self.worker.ask(self._asked)
-
     def _take_answer(self, brain: Brain, now_s: float) -> None:
         for picture in self.worker.filmed():
             self._written(partial(LogWriter.picture, entry=picture))
@@ -257,7 +263,7 @@ class Loop:
             self._failed(brain, answer, now_s)
             return
         asked = answer.asked
-        self.summary.timings.infer.append(now_s - asked.asked_s)
+        self.summary.timings.infer.append(answer.took_s)
         arrival = Arrival(asked.request.id, asked.at, asked.captured_s, asked.asked_s, answer.chunk)
         verdict = brain.take_chunk(asked.at, answer.chunk, asked.captured_s, now_s)
         if self.log is not None:

@@ -107,11 +107,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of it: a chunk, or why there is none."""
+    """What came of it: a chunk, or why there is none; `took_s` from the asking thread's side."""
 
     asked: Asked
     chunk: Any
     error: S2RobotError | None
+    took_s: float
 
 
 class Worker:
@@ -166,14 +167,14 @@ class Worker:
 
     def _work(self) -> None:
         while (asked := self._requests.get()) is not None:
-            chunk, failure = None, None
+            chunk, failure, start_s = None, None, time.monotonic()
             try:
                 chunk = self._decider.decide(asked.request)
             except S2RobotError as error:
                 failure = error
             except Exception as error:  # a runtime's own exceptions; the loop holds and says so
                 failure = S2RobotError(f"{type(error).__name__}: {error}")
-            self._answers.put(Answer(asked, chunk, failure))
+            self._answers.put(Answer(asked, chunk, failure, time.monotonic() - start_s))
             if self._pictures:
                 for camera, picture in asked.request.observation.images.items():
                     self._filmed.put(PictureEntry(asked.asked_s, camera, png(picture)))

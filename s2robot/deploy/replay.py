@@ -7,7 +7,6 @@ from pathlib import Path
 
 from s2robot.deploy.brain import Brain
 from s2robot.deploy.log import ChunkEntry, EventEntry, LogReader, TickEntry
-from s2robot.errors import DamagedError
 
 LATCH, REARM, STOP = "latch", "rearm", "stop"  # kinds of events that change what is decided
 
@@ -29,17 +28,16 @@ class Replay:
 def replay(path: Path) -> Replay:
     """Raises DamagedError for a file that is no log."""
     log = LogReader(path)
-    brain: Brain | None = None
-    early: list[EventEntry] = []  # before the first tick, which says where the robot was
+    entries = list(log.entries())
+    first = next((entry for entry in entries if isinstance(entry, TickEntry)), None)
+    if first is None:
+        return Replay(0, 0, ())
+    brain = Brain(log.plan, first.sense)
     ticks = chunks = 0
     wrong: list[tuple[int, str]] = []
     rearm = False
-    for entry in log.entries():
+    for entry in entries:
         if isinstance(entry, TickEntry):
-            brain = brain or Brain(log.plan, entry.sense)
-            for event in early:
-                _happen(brain, event)
-            early.clear()
             if rearm:
                 brain.rearm(entry.sense)
                 rearm = False
@@ -49,8 +47,6 @@ def replay(path: Path) -> Replay:
             wrong += [(ticks, f"{a!r} instead of {b!r}") for a, b in zip(found, logged, strict=True) if a != b]
             ticks += 1
         elif isinstance(entry, ChunkEntry):
-            if brain is None:
-                raise DamagedError(f"{path}: a chunk came before the first tick")
             arrival = entry.arrival
             verdict = brain.take_chunk(arrival.at, arrival.chunk, arrival.captured_s, entry.now_s)
             if verdict != entry.verdict:
@@ -58,10 +54,7 @@ def replay(path: Path) -> Replay:
             chunks += 1
         elif isinstance(entry, EventEntry):
             rearm = rearm or entry.kind == REARM
-            if brain is None:
-                early.append(entry)
-            else:
-                _happen(brain, entry)
+            _happen(brain, entry)
     return Replay(ticks, chunks, tuple(wrong))
 
 

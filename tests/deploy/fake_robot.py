@@ -114,7 +114,7 @@ class TestWorker(Worker):
         if asked is None or self.clock.now_s() < asked.asked_s + self.delay_s:
             return None
         chunk, self._asked = self._decider.decide(asked.request), None
-        return Answer(asked, chunk, None)
+        return Answer(asked, chunk, None, self.delay_s)
 
     def filmed(self) -> Iterator[PictureEntry]:
         return iter(())

@@ -45,6 +45,7 @@ def loop_of(
     how: Plan | None = None,
     delay_s: float = 0.001,
     show: Callable[[Summary, Brain], None] | None = None,
+    rehearsals: int = 0,
 ) -> Loop:
     """In the robot's time: on the wall clock with a thread that decides, otherwise without either."""
     how = how or plan()
@@ -52,7 +53,7 @@ def loop_of(
     log, goal = LogWriter(tmp_path / "run.mcap", how, {}), np.array([1, 0], np.float32)
     clock = robot.clock
     worker = TestWorker(decider, clock, delay_s) if isinstance(clock, TestClock) else Worker(decider, pictures=True)
-    return Loop(robot, robot.connect(), worker, how, log, goal, True, show, clock)
+    return Loop(robot, robot.connect(), worker, how, log, goal, True, show, rehearsals, clock)
 
 
 def at(tick: int, do: Callable[[], object]) -> Callable[[Summary, Brain], None]:
@@ -142,6 +143,26 @@ def test_chunks_are_stitched_by_ticks_executed(tmp_path: Path) -> None:
     assert [entry.step.tick for entry in executed] == list(range(len(executed)))
 
 
+@pytest.mark.parametrize(("decision_s", "age_s"), [(0.03, 0.034), (0.07, 0.074), (0.048, 0.052)])
+def test_a_decision_is_there_just_before_the_tick_that_executes_it(
+    tmp_path: Path, decision_s: float, age_s: float
+) -> None:
+    """What is executed was seen a decision and 4 ms before, whatever part of a period a decision takes."""
+    robot = FakeRobot(TestClock())
+    summary = run(loop_of(tmp_path, robot, delay_s=decision_s, rehearsals=5), 40)
+    assert summary.timings.capture[1:] == pytest.approx([age_s] * (len(summary.timings.capture) - 1), abs=0.002)
+    assert len(summary.timings.capture) >= 19
+    assert summary.held == (decision_s + 0.004) // 0.05 + summary.ticks - 40  # before the first, and at the end
+    assert summary.missed == 0
+    assert replay(tmp_path / "run.mcap").exact
+
+
+def test_a_decider_that_fails_its_rehearsal_is_asked_at_the_ticks(tmp_path: Path) -> None:
+    robot = FakeRobot(TestClock())
+    summary = run(loop_of(tmp_path, robot, delay_s=3.0, rehearsals=5), 20)
+    assert summary.ticks == summary.held == 20
+
+
 def test_without_overlap_the_robot_holds_while_it_decides(tmp_path: Path) -> None:
     robot = FakeRobot(TestClock())
     loop = loop_of(tmp_path, robot, how=plan(overlap=False, age_s=1.0), delay_s=0.07)
@@ -178,9 +199,14 @@ def test_a_chunk_from_an_old_observation_is_not_used(tmp_path: Path) -> None:
 def test_a_camera_that_stops_holds_the_robot_and_asks_nothing(tmp_path: Path) -> None:
     robot = FakeRobot(TestClock())
     requests: list[int] = []
-    loop = loop_of(tmp_path, robot, lambda number: requests.append(number) or gentle(number), show=at(10, robot.freeze))
+
+    def chunk(number: int) -> np.ndarray:
+        requests.append(number)
+        return gentle(number)
+
+    loop = loop_of(tmp_path, robot, chunk, plan(age_s=0.17), show=at(10, robot.freeze))
     summary = run(loop, 40)
-    assert summary.counters["front is old"] == summary.ticks - 12  # at 50 and 100 ms it is not yet old
+    assert summary.counters["front is old"] == summary.ticks - 13  # at 50, 100 and 150 ms it is not yet old
     assert 9 <= len(requests) <= 12  # with a decision every tick, and none once the camera is old
     assert robot.written[10][1][0] > 0.04
     assert robot.written[-1][1][0] == 0.0
