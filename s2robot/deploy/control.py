@@ -181,6 +181,7 @@ class Loop:
         return bool(self._stopping) and brain.at_rest()
 
     def _look(self, brain: Brain, reading: Reading, now_s: float) -> None:
+        """Ask for a decision on what is seen now, where it is time for one and nothing is wrong with what is seen."""
         self._take_answer(brain, now_s)
         if self.worker.busy or not brain.wants_decision(self._asked.at if self._asked else None):
             return
@@ -196,7 +197,7 @@ class Loop:
     def _rehearsed(self, reading: Reading) -> Asked:
         now_s = self.clock.now_s()
         request, captured_s = self._request(reading, now_s, id=0, begin=True)
-        return Asked(request, 0, captured_s, now_s)
+        return Asked(request, 0, captured_s, now_s, rehearsed=True)
 
     def _request(self, reading: Reading, now_s: float, id: int, begin: bool) -> tuple[Request, float]:
         """What is seen, as one moment, and when that was."""

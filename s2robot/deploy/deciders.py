@@ -97,12 +97,15 @@ class RemoteDecider:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request under way: the tick of its observation, when its oldest frame was captured, when it was asked."""
+    """A request under way: the tick of its observation, when its oldest frame was captured, when it was asked, and
+    whether it is only timed.
+    """
 
     request: Request
     at: int
     captured_s: float
     asked_s: float
+    rehearsed: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,6 @@ class Worker:
             except Exception as error:  # a runtime's own exceptions; the loop holds and says so
                 failure = S2RobotError(f"{type(error).__name__}: {error}")
             self._answers.put(Answer(asked, chunk, failure, time.monotonic() - start_s))
-            if self._pictures:
+            if self._pictures and not asked.rehearsed:
                 for camera, picture in asked.request.observation.images.items():
                     self._filmed.put(PictureEntry(asked.asked_s, camera, png(picture)))
