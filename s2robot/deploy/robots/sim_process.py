@@ -3,6 +3,8 @@
     python -m s2robot.deploy.robots.sim_process FD        (started by `SimRobot`; FD is one end of a socket pair)
 
 Everything that came over the link and what was done with it is journalled, so that a test can say what reached the arm.
+
+Dims: h w frame (px).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from s2robot.deploy.limits import axes_of, parse_limits
 from s2robot.deploy.robots.link import Link
@@ -29,6 +32,7 @@ from s2robot.deploy.robots.watchdog import Watchdog
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.gl import select_gl_backend
 
+NOISY_VALUES = 32  # of a picture
 MOST_LAG_S = 0.25  # a process that was stopped goes on from here, it does not race to catch up
 
 
@@ -251,8 +255,16 @@ class SimProcess:
         camera = self.cameras[frame["camera"]]
         if self.faults.frozen == frame["camera"] and camera.frozen_at is not None:
             frame["picture"] = camera.frozen_at
+        else:
+            frame["picture"] = self._noisy(frame["picture"])
         camera.frozen_at = frame["picture"]
         self._post({"kind": "frame", **frame, "digest": zlib.crc32(frame["picture"].tobytes())}, at_once)
+
+    def _noisy(self, picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """No sensor gives the same picture twice, and one that does is taken for frozen: a few values differ by one."""
+        noisy = picture.copy()
+        noisy.flat[self.rng.integers(picture.size, size=NOISY_VALUES)] ^= 1
+        return noisy
 
     def _show(self) -> None:
         """Pictures of this very moment, waited for: an episode begins."""
