@@ -23,7 +23,7 @@ bench() { # one of the measures, kept in outputs/deploy, where it goes on when i
 
 latency() { bench latency checkpoint="$CHECKPOINT" store=$STORE; }
 closed_loop() { bench closed_loop; } # through a server, then in the loop's process
-delay() { bench delay seeds=20000:20030; }
+delay() { bench delay seeds=20000:20024; }
 chaos() { bench chaos; }
 
 case "${1:?give a stage: export, latency, closed_loop, delay or chaos}" in
