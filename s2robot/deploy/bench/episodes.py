@@ -107,8 +107,10 @@ def _ms(seconds: Sequence[float]) -> tuple[float, ...]:
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p95, p99 and the largest."""
-    found = np.percentile(values, [50, 95, 99, 100]) if len(values) else np.full(4, np.nan)
+    """p50, p95, p99 and the largest; nothing of nothing, as where no command was ever decided on."""
+    if not len(values):
+        return {}
+    found = np.percentile(values, [50, 95, 99, 100])
     return {name: round(float(value), 2) for name, value in zip(("p50", "p95", "p99", "max"), found, strict=True)}
 
 
