@@ -14,6 +14,7 @@ mkdir -p "$OUT"
 export_() { # both precisions, on 500 states; int8, which runs on the robot, rolled out beside the checkpoint
     $RUN export checkpoint="$CHECKPOINT" store=$STORE out=outputs/bundles/lift_float32
     $RUN export checkpoint="$CHECKPOINT" store=$STORE out=outputs/bundles/lift_int8 precision=int8 rollouts=20000:20100
+    cp outputs/bundles/lift_int8/closed_loop.json "$OUT/export.json"
 }
 
 bench() { # one of the measures, kept in outputs/deploy, where it goes on when it was interrupted

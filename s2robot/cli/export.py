@@ -15,6 +15,8 @@ def run(config: Any, verb: str) -> int | None:
     """Raises MismatchError where the bundle does not do what the checkpoint does."""
     if (config.checkpoint is None) == (config.get("encoder") is None):
         raise S2RobotError("export needs checkpoint=FOLDER for a policy, or encoder=NAME for an encoder alone")
+    if config.checkpoint is None and config.rollouts is not None:
+        raise S2RobotError("rollouts= compares a checkpoint with its bundle; an encoder alone decides nothing")
     if config.checkpoint is None:
         _encoder(config)
     else:

@@ -59,59 +59,50 @@ class Decisions:
             raise ValueError(f"horizon {self.observation_horizon}, chunk {self.chunk}, execute {self.execute}")
 
 
-@dataclass(frozen=True)
-class Manifest:
+@dataclass(frozen=True, kw_only=True)
+class _Described:
+    """What both kinds say; `parity` is what export measured, `files` are names and sha256."""
+
+    version: Literal[1]
+    precision: Precision
+    encoder: dict[str, Any]
+    licence: str
+    versions: dict[str, str]
+    parity: dict[str, Any]
+    files: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types with the checksum of all of it."""
+        body: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {**body, "sha256": fingerprint(body)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(_Described):
     """What `manifest.json` holds.
 
-    `encoders` maps a camera to the file of its encoder; `parity` is what export measured; `task_config` builds the
-    simulated task of the demonstrations again, and is empty for those of a real robot.
+    `encoders` maps a camera to the file of its encoder; `task_config` builds the simulated task of the demonstrations
+    again, and is empty for those of a real robot.
     """
 
     kind: Literal["bundle"]
-    version: Literal[1]
     task: str
     task_config: dict[str, Any]
     policy: str
-    precision: Precision
     identity: Identity
     decisions: Decisions
     encoders: dict[str, str]
-    encoder: dict[str, Any]
-    licence: str
-    versions: dict[str, str]
-    parity: dict[str, Any]
-    files: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types with the checksum of all of it."""
-        return _signed(self)
 
 
-@dataclass(frozen=True)
-class EncoderManifest:
+@dataclass(frozen=True, kw_only=True)
+class EncoderManifest(_Described):
     """`manifest.json` of an encoder alone: what it sees, and the tokens (n, c) of one frame, row by row of `grid`."""
 
     kind: Literal["encoder"]
-    version: Literal[1]
     camera: CameraSpec
     grid: tuple[int, int]
     channels: int
-    precision: Precision
     preprocessing_sha256: str
-    encoder: dict[str, Any]
-    licence: str
-    versions: dict[str, str]
-    parity: dict[str, Any]
-    files: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types with the checksum of all of it."""
-        return _signed(self)
-
-
-def _signed(manifest: Manifest | EncoderManifest) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(json.dumps(asdict(manifest)))
-    return {**body, "sha256": fingerprint(body)}
 
 
 def read_manifest(folder: Path) -> Manifest:

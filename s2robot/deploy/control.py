@@ -36,7 +36,7 @@ REMEMBERED = 32  # ticks: longer ago than any picture may be
 
 @dataclass
 class Timings:
-    """All in s. `late`: when a tick's command went out, after the tick's scheduled time; `capture`: from the arrival of
+    """All in s. `late`: when a tick's command went out, after the tick's scheduled time; `capture`: from the capture of
     the oldest frame of a decision to the first command of its chunk; `infer`: what decisions took, network included.
     """
 
@@ -100,7 +100,7 @@ class Loop:
         self._rearm = False
         self._ids = 0
         self._executed: deque[float] = deque(maxlen=REMEMBERED)  # when the latest executed ticks were
-        self._first_of: float | None = None  # when the newest chunk's frame arrived, until its first command is out
+        self._first_of: float | None = None  # capture of the newest chunk's frame, until its first command is out
 
     def stop(self, why: str) -> None:
         """Brake, stand, end; may be called from a signal handler."""

@@ -28,15 +28,14 @@ class Replay:
 def replay(path: Path) -> Replay:
     """Raises DamagedError for a file that is no log."""
     log = LogReader(path)
-    entries = list(log.entries())
-    first = next((entry for entry in entries if isinstance(entry, TickEntry)), None)
+    first = next((entry for entry in log.entries() if isinstance(entry, TickEntry)), None)  # says where the robot was
     if first is None:
         return Replay(0, 0, ())
     brain = Brain(log.plan, first.sense)
     ticks = chunks = 0
     wrong: list[tuple[int, str]] = []
     rearm = False
-    for entry in entries:
+    for entry in log.entries():
         if isinstance(entry, TickEntry):
             if rearm:
                 brain.rearm(entry.sense)

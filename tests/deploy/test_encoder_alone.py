@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from s2robot.cli.main import main
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.deploy.bundle import ENCODER, MANIFEST, verify_encoder
 from s2robot.deploy.export.encoder import EncoderExport, export_encoder
@@ -85,6 +86,31 @@ def test_what_does_not_fit_is_refused(store: Path, exported: Path, tmp_path: Pat
     with pytest.raises(S2RobotError, match=r"gave uint8 \(96, 96, 3\)"):
         BundleEncoder(exported)(np.zeros((96, 96, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "needs checkpoint=FOLDER for a policy, or encoder=NAME"),
+        (["checkpoint=a", "encoder=base"], "needs checkpoint=FOLDER for a policy, or encoder=NAME"),
+        (["encoder=base", "rollouts=20000:20010"], "an encoder alone decides nothing"),
+        (["encoder=base", "precision=int4"], "unknown precision 'int4'"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_one_clear_line(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["export", f"store={store}", f"out={tmp_path / 'out'}", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_writes_it(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = ["encoder=base", "camera=front", "states=4", f"store={store}", f"out={out}"]
+    assert main(["export", *words]) == 0
+    assert f"image uint8 (1, {HEIGHT}, {WIDTH}, 3) -> tokens float32 (1, 49, 192)" in capsys.readouterr().out
+    assert verify_encoder(out).camera.name == "front"
 
 
 def test_an_encoder_that_strays_is_not_written(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from s2robot.deploy.bench import alone
 from s2robot.deploy.bench.alone import GATE_FAULTS, WIRE_FAULTS, faults_alone, gate_fault, wire_fault
 from s2robot.deploy.bench.invariants import check_journal, check_log
 from s2robot.deploy.bench.proxy import Proxy, Weather
-from s2robot.deploy.gate import Gate
+from s2robot.deploy.gate import Decision, Gate
 from s2robot.deploy.log import LogReader, LogWriter, TickEntry
 from tests.deploy.fake_robot import FakeRobot, TestClock
 from tests.deploy.plans import PERIOD_S, plan
@@ -127,9 +127,7 @@ def test_a_gate_without_a_rule_is_found(monkeypatch: pytest.MonkeyPatch, rule: s
     assert any(gate_fault(plan(), kind, np.random.default_rng(seed)).violations for seed in range(20))
 
 
-def _as_wished(want: Any, why: list[str]) -> Any:
-    from s2robot.deploy.gate import Decision
-
+def _as_wished(want: Any, why: list[str]) -> Decision:
     return Decision(tuple(want or (0.0, 0.0, 0.0)), tuple(why), want is None)
 
 
