@@ -19,9 +19,11 @@ COORDINATE_SCALE = 3.0  # brings expected coordinates to the spread of the featu
 class KeypointPool(nn.Module):
     """Spatial softmax (Finn et al., arXiv 1509.06113, section V-B) that the goal conditions.
 
-    A small network, the same for every token, is gated by the goal (FiLM, arXiv 1709.07871), so that "the red one"
-    can light up where red is. Each keypoint scores all tokens; their softmax gives its expected place in the grid
-    and the features found there, which say where within a token the thing lies.
+    A small network, the same for every token, is gated by the goal (FiLM, arXiv 1709.07871), and what it finds is
+    scored with weights that the goal chooses, so that "the red one" can light up where red is. Without those weights
+    and the norms training sits for hundreds of steps, some runs for good, on what a policy without a camera achieves
+    (docs/log.md). Each keypoint scores all tokens; their softmax gives its expected place in the grid and the features
+    found there, which say where within a token the thing lies.
 
     Args:
         grid: rows and columns of tokens.
@@ -41,10 +43,11 @@ class KeypointPool(nn.Module):
         super().__init__()
         self.register_buffer("grid", grid_coordinates(*grid))
         self.keypoints, self.dim = keypoints, dim
-        self.project = nn.Linear(channels, hidden)
-        self.gate = _wide_linear(goal, 2 * hidden) if goal else None
-        self.hidden = nn.Linear(hidden, hidden)
+        self.project, self.project_norm = nn.Linear(channels, hidden), nn.LayerNorm(hidden)
+        self.hidden, self.hidden_norm = nn.Linear(hidden, hidden), nn.LayerNorm(hidden)
         self.score = nn.Linear(hidden, keypoints)
+        self.gate = _goal_linear(goal, 2 * hidden, 1.0) if goal else None
+        self.goal_score = _goal_linear(goal, hidden * keypoints, 2.0 * hidden**-0.5) if goal else None
         self.prior = nn.Parameter(torch.zeros(len(self.grid), keypoints))  # where a keypoint looks anyway
         self.value = nn.Linear(hidden, keypoints * value_dim)
         self.out = _output(keypoints * (value_dim + 2), dim)
@@ -55,8 +58,11 @@ class KeypointPool(nn.Module):
         if self.gate is not None:
             scale, shift = self.gate(goal)[:, None, None].chunk(2, dim=-1)
             x = x * (1 + scale) + shift
-        x = F.gelu(self.hidden(F.gelu(x)))
-        weight = (self.score(x) + self.prior).softmax(dim=2)  # (b, o, n, k)
+        x = F.gelu(self.hidden_norm(self.hidden(F.gelu(self.project_norm(x)))))
+        score = self.score(x) + self.prior
+        if self.goal_score is not None:
+            score = score + x @ self.goal_score(goal).unflatten(-1, (1, -1, self.keypoints))
+        weight = score.softmax(dim=2)  # (b, o, n, k)
         value = self.value(x).unflatten(-1, (self.keypoints, -1))
         found = torch.einsum("bonk,bonkv->bokv", weight, value)
         place = COORDINATE_SCALE * torch.einsum("bonk,ni->boki", weight, self.grid)
@@ -80,7 +86,7 @@ class AttentionPool(nn.Module):
         self.place = nn.Linear(2, width)
         self.norm = nn.LayerNorm(width)
         self.query = nn.Parameter(torch.randn(queries, width) * 0.5)
-        self.goal = _wide_linear(goal, queries * width) if goal else None
+        self.goal = _goal_linear(goal, queries * width, 0.5) if goal else None
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.out = _output(queries * width, dim)
 
@@ -133,9 +139,9 @@ def _output(inputs: int, dim: int) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, dim), nn.LayerNorm(dim), nn.GELU())
 
 
-def _wide_linear(inputs: int, outputs: int) -> nn.Linear:
+def _goal_linear(inputs: int, outputs: int, std: float) -> nn.Linear:
     """Wide enough that different goals see different projections from the start."""
     layer = nn.Linear(inputs, outputs)
-    nn.init.normal_(layer.weight, std=0.5)
+    nn.init.normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "runs a frozen encoder once over every frame of a store"
+HELP = "runs a frozen encoder once over the frames of a store"
 VERBS: dict[str, str] = {}
 
 
@@ -18,7 +18,9 @@ def run(config: Any, verb: str) -> int | None:
     store = EpisodeStore(config.store)
     encoder = load_encoder(config.encoder, device=config.device)
     cache, cameras = FeatureCache(config.cache), tuple(config.cameras)
-    result = encode_for_training(store, encoder, cache, cameras, config.views, config.validation_fraction)
+    result = encode_for_training(
+        store, encoder, cache, cameras, config.views, config.validation_fraction, config.stride
+    )
     if result.frames_s is None:
         print(f"all {len(store)} episodes were encoded already; features in {config.cache}")
     else:

@@ -37,7 +37,7 @@ def run(config: Any, verb: str) -> int | None:
         pool: Any = nullcontext()
         if group.first:
             check_actions(flatten(store), store.spec.action)  # before hours of encoding
-            encode_for_training(store, encoder, cache, cameras, recipe.views, recipe.validation_fraction)
+            encode_for_training(store, encoder, cache, cameras, recipe.views, recipe.validation_fraction, recipe.stride)
             if recipe.rollouts:
                 pool = RolloutPool(simulated_task(store.spec), config.workers)
         group.wait()

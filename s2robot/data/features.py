@@ -36,12 +36,15 @@ _NUMPY_DTYPES: dict[TokenDtype, Any] = {"float16": np.float16, "bfloat16": np.ui
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """What a cached token array was made of: encoder and episode by their fingerprints, camera, view id."""
+    """What a cached token array was made of: encoder and episode by their fingerprints, camera, view id, and every
+    how many-th step of the episode, from its first.
+    """
 
     encoder: str
     episode: str
     camera: str
     view: int = 0
+    stride: int = 1
 
 
 class TokenRows(NamedTuple):
@@ -91,7 +94,10 @@ class CachedEncoder:
 
 
 class FeatureCache:
-    """Token arrays below `folder`: ENCODER/EPISODE/CAMERA-VIEW.safetensors, and ENCODER/encoder.json for people."""
+    """Token arrays below `folder`: ENCODER/EPISODE/CAMERA-VIEW.safetensors, and ENCODER/encoder.json for people.
+
+    The name of a shifted view also says how it is drawn, that of some steps of an episode alone which.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -99,7 +105,8 @@ class FeatureCache:
     def path(self, key: FeatureKey) -> Path:
         """Where the tokens of `key` lie, or would."""
         shift = f"-shift{SHIFT_VERSION}" if key.view else ""
-        return self.folder / key.encoder / key.episode / f"{key.camera}-{key.view}{shift}.safetensors"
+        every = f"-every{key.stride}" if key.stride > 1 else ""
+        return self.folder / key.encoder / key.episode / f"{key.camera}-{key.view}{shift}{every}.safetensors"
 
     def put(
         self,
@@ -150,13 +157,18 @@ class FeatureCache:
         return TokenRows(path, path.stat().st_size - tokens.nbytes, tokens.shape[1:], tokens.dtype)
 
     def missing(
-        self, encoder: str, episodes: Iterable[str], cameras: Collection[str], views: Collection[int] = (0,)
+        self,
+        encoder: str,
+        episodes: Iterable[str],
+        cameras: Collection[str],
+        views: Collection[int] = (0,),
+        stride: int = 1,
     ) -> list[FeatureKey]:
         """The keys that are still to be encoded, grouped by episode.
 
         Every file is read and checked (about 1 GB/s), so what is not listed can be relied on.
         """
-        keys = [FeatureKey(encoder, e, camera, view) for e in episodes for camera in cameras for view in views]
+        keys = [FeatureKey(encoder, e, camera, view, stride) for e in episodes for camera in cameras for view in views]
         return [key for key in keys if self.get(key) is None]
 
     def prune(
@@ -232,6 +244,8 @@ def _encode(key: FeatureKey, features: Features) -> bytes:
         "shape": list(features.tokens.shape),
         "sha256": sha256_bytes(features.tokens.tobytes()),
     }
+    if key.stride == 1:  # as it was before there were strides: what is cached stays
+        del about["stride"]
     about["check"] = fingerprint(about)  # the grid has no other witness
     tensor = {
         "dtype": {"float16": "F16", "bfloat16": "BF16"}[features.dtype],

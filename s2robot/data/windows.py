@@ -53,6 +53,12 @@ class Windows:
     def __len__(self) -> int:
         return len(self.step)
 
+    def select(self, keep: Bool[np.ndarray, " w"]) -> Windows:
+        """The windows where `keep` is True."""
+        return Windows(
+            self.observation[keep], self.action[keep], self.action_mask[keep], self.episode[keep], self.step[keep]
+        )
+
 
 def make_windows(
     lengths: Sequence[int], observation_horizon: int, action_chunk: int, observation_stride: int = 1
@@ -113,6 +119,11 @@ class FlatEpisodes:
         """Steps of each episode."""
         return np.diff(self.starts)
 
+    def encoded(self, stride: int) -> Bool[np.ndarray, " s"]:
+        """Whether a step is one of every `stride`-th of its episode, from its first."""
+        within = np.arange(self.starts[-1]) - np.repeat(self.starts[:-1], self.lengths)
+        return within % stride == 0
+
     def windows(self, observation_horizon: int, action_chunk: int, observation_stride: int = 1) -> Windows:
         """Windows over these episodes; see `make_windows`.
 
@@ -125,6 +136,15 @@ class FlatEpisodes:
                 f"reach over {action_chunk} and {seen} steps, the longest episode has {longest}; give shorter horizons"
             )
         return make_windows(self.lengths.tolist(), observation_horizon, action_chunk, observation_stride)
+
+
+def require_stride(stride: int, horizons: Horizons) -> None:
+    """Raise S2RobotError unless every `stride`-th step of an episode is all that its windows look at."""
+    if stride < 1 or (horizons.observation > 1 and horizons.execute % stride):
+        raise S2RobotError(
+            f"stride={stride}: give 1 or more, and with observation_horizon={horizons.observation} a divisor of "
+            f"execute={horizons.execute}, the steps between the observations of a decision"
+        )
 
 
 def split_episodes(store: EpisodeStore, validation_fraction: float) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -115,7 +115,7 @@ class Comparison:
         with self._stage(f"{task}: encode {folder.name}"):
             cache, recipe = FeatureCache(self.out / "cache"), arm.recipe_of(0)
             result = encode_for_training(
-                store, encoder, cache, self.experiment.cameras, recipe.views, recipe.validation_fraction
+                store, encoder, cache, self.experiment.cameras, recipe.views, recipe.validation_fraction, recipe.stride
             )
         path = folder / "encode.json"
         if result.frames_s is not None:

@@ -18,7 +18,15 @@ from s2robot.data.checks import check_actions, standing_still
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise
-from s2robot.data.windows import FlatEpisodes, Horizons, Windows, flatten, split_episodes, training_views
+from s2robot.data.windows import (
+    FlatEpisodes,
+    Horizons,
+    Windows,
+    flatten,
+    require_stride,
+    split_episodes,
+    training_views,
+)
 from s2robot.encoders.interface import Encoder
 from s2robot.errors import some
 from s2robot.pipeline.tokens import Tokens, load_tokens, on_device
@@ -31,9 +39,10 @@ DELTA = ActionChoice()
 
 @dataclass(frozen=True)
 class Split:
-    """Windows of some episodes over shared arrays; `tokens` by camera."""
+    """Windows of some episodes over shared arrays; `tokens` by camera, where step s has row `token_row[s]`."""
 
     tokens: Mapping[str, Tokens]
+    token_row: Int64[np.ndarray, " s"]
     proprio: Float[Tensor, "s p"]
     goal: Float[Tensor, "s g"]
     action: Float[Tensor, "s a"]
@@ -48,7 +57,7 @@ class Split:
         """The batch of the given windows, each seen through the given view."""
         steps = self.windows.observation[rows]
         chosen = np.repeat(views[:, None], steps.shape[1], axis=1)
-        tokens = {camera: found.gather(chosen, steps) for camera, found in self.tokens.items()}
+        tokens = {camera: found.gather(chosen, self.token_row[steps]) for camera, found in self.tokens.items()}
         seen = on_device(steps, self.action.device)
         now = seen[:, -1]
         inputs = Inputs(tokens, self.proprio[seen], self.goal[now])
@@ -85,19 +94,25 @@ def load_training_data(
     device: torch.device,
     actions: ActionChoice = DELTA,
     features: str = "auto",
+    stride: int = 1,
 ) -> TrainingData:
     """Read features and arrays of the whole store; the last episodes (by seed) are held out for validation.
 
-    `features` is where they are kept: resident, streamed, or whichever fits (`tokens.load_tokens`). Raises S2RobotError
-    naming `s2robot encode` where features are missing, and where actions or horizons make no sense.
+    Windows are those of every `stride`-th step, so that no other frame's features are needed. `features` is where they
+    are kept: resident, streamed, or whichever fits (`tokens.load_tokens`). Raises S2RobotError naming `s2robot encode`
+    where features are missing, and where actions, horizons or the stride make no sense.
     """
+    require_stride(stride, horizons)
     seen = tuple(cameras) if encoder.sizes else ()
     flat = checked_episodes(store)
     first_held_out = len(split_episodes(store, validation_fraction)[0])
+    encoded = flat.encoded(stride)
+    token_row = np.cumsum(encoded) - 1
+    token_starts = np.append(token_row[flat.starts[:-1]], encoded.sum())
     tokens = {}
     for camera in seen:
-        keys = _keys(store, encoder, flat.ids, camera, views, first_held_out)
-        tokens[camera] = load_tokens(cache, keys, flat.starts, device, features)
+        keys = _keys(store, encoder, flat.ids, camera, views, first_held_out, stride)
+        tokens[camera] = load_tokens(cache, keys, token_starts, device, features)
     fitted = slice(int(flat.starts[first_held_out]))  # no statistic knows what is held out
     proprio = Normalise.fit(flat.proprio[fitted], floor=PROPRIO_FLOOR)
     acted = flat.action
@@ -107,18 +122,20 @@ def load_training_data(
     action = Normalise.fit(acted[fitted], actions.normalise, ACTION_FLOOR)
     labels = flat.labels.get("target_pos_w")
     windows = flat.windows(horizons.observation, horizons.chunk, horizons.execute)
+    windows = windows.select(encoded[windows.observation[:, -1]])
     train = Split(
         tokens=tokens,
+        token_row=token_row,
         proprio=torch.from_numpy(proprio(flat.proprio)).to(device),
         goal=torch.from_numpy(np.repeat(flat.goal, flat.lengths, axis=0)).to(device),
         action=torch.from_numpy(action(acted)).to(device),
         object_xy=None if labels is None else torch.from_numpy(labels[:, :2].astype(np.float32)).to(device),
-        windows=_select(windows, windows.episode < first_held_out),
+        windows=windows.select(windows.episode < first_held_out),
         ids=flat.ids,
     )
     return TrainingData(
         train=train,
-        validation=replace(train, windows=_select(windows, windows.episode >= first_held_out)),
+        validation=replace(train, windows=windows.select(windows.episode >= first_held_out)),
         shapes=Shapes(
             cameras=seen,
             grid=encoder.grid,
@@ -131,7 +148,7 @@ def load_training_data(
         proprio=proprio,
         action=action,
         actions=actions,
-        token_statistics={c: _statistics(found, int(flat.starts[first_held_out])) for c, found in tokens.items()},
+        token_statistics={c: _statistics(found, int(token_starts[first_held_out])) for c, found in tokens.items()},
     )
 
 
@@ -147,20 +164,26 @@ def checked_episodes(store: EpisodeStore) -> FlatEpisodes:
 
 
 def _keys(
-    store: EpisodeStore, encoder: Encoder, ids: Sequence[str], camera: str, views: int, first_held_out: int
+    store: EpisodeStore,
+    encoder: Encoder,
+    ids: Sequence[str],
+    camera: str,
+    views: int,
+    first_held_out: int,
+    stride: int,
 ) -> list[list[FeatureKey]]:
     """Of every view of training, for every episode; held-out ones have their plain frames everywhere."""
 
     def key(index: int, view: int) -> FeatureKey:
         shown = view if index < first_held_out else 0
-        return FeatureKey(encoder.fingerprint, store.fingerprint(ids[index]), camera, shown)
+        return FeatureKey(encoder.fingerprint, store.fingerprint(ids[index]), camera, shown, stride)
 
     return [[key(index, view) for index in range(len(ids))] for view in training_views(views)]
 
 
-def _statistics(tokens: Tokens, steps: int) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Mean and standard deviation per channel, from at most 4096 of the first `steps` frames, evenly spaced."""
-    rows = np.arange(0, steps, -(-steps // 4096))[:, None]
+def _statistics(tokens: Tokens, frames: int) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Mean and standard deviation per channel, from at most 4096 of the first `frames`, evenly spaced."""
+    rows = np.arange(0, frames, -(-frames // 4096))[:, None]
     sums: list[Tensor] = []  # of every part, its rows, values and squares: a float32 copy of all would be gigabytes
     for part in np.array_split(rows, min(16, len(rows))):
         sample = tokens.gather(np.zeros_like(part), part).double().flatten(0, 2)
@@ -169,13 +192,3 @@ def _statistics(tokens: Tokens, steps: int) -> tuple[Float[Tensor, " c"], Float[
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
     return mean.float(), std.float().clamp(min=1e-3)
-
-
-def _select(windows: Windows, keep: np.ndarray) -> Windows:
-    return Windows(
-        windows.observation[keep],
-        windows.action[keep],
-        windows.action_mask[keep],
-        windows.episode[keep],
-        windows.step[keep],
-    )

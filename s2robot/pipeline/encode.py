@@ -43,8 +43,9 @@ def encode(
     cameras: Collection[str],
     views: Collection[int] = (0,),
     episodes: Sequence[str] | None = None,
+    stride: int = 1,
 ) -> EncodeResult:
-    """Fill the cache for the given cameras and views of the given episodes (all by default).
+    """Fill the cache for the given cameras and views of every `stride`-th step of the given episodes (all by default).
 
     What is cached is not computed again; one changed episode is encoded alone. Raises S2RobotError for a store whose
     frames are smaller than the encoder's largest scale.
@@ -54,13 +55,14 @@ def encode(
     check_frame_size(store, encoder, cameras)
     chosen = store.episodes if episodes is None else list(episodes)
     by_fingerprint = {store.fingerprint(episode): episode for episode in chosen}
-    keys = cache.missing(encoder.fingerprint, list(by_fingerprint), cameras, views)
+    keys = cache.missing(encoder.fingerprint, list(by_fingerprint), cameras, views, stride)
     start_s, frames = time.perf_counter(), 0
     loaded: tuple[str, dict[str, np.ndarray]] = ("", {})
     for key in progress(keys, len(keys), f"encode {cache_name(encoder)}", "clip"):
         if key.episode != loaded[0]:
             loaded = (key.episode, store.read(by_fingerprint[key.episode], images=cameras).images)
-        images = shift_view(loaded[1][key.camera], key.view, store.entry(by_fingerprint[key.episode]).seed)
+        seed = store.entry(by_fingerprint[key.episode]).seed
+        images = shift_view(loaded[1][key.camera], key.view, seed)[::stride]
         put(cache, key, encoder, images)
         frames += len(images)
     return EncodeResult(frames, len({key.episode for key in keys}), time.perf_counter() - start_s)
@@ -73,12 +75,15 @@ def encode_for_training(
     cameras: Collection[str],
     views: int,
     validation_fraction: float,
+    stride: int = 1,
 ) -> EncodeResult:
-    """Fill the cache with what training reads: shifted views of the training episodes, plain held-out ones."""
+    """Fill the cache with what training reads, every `stride`-th frame: shifted views of the training episodes, plain
+    held-out ones.
+    """
     train, held_out = split_episodes(store, validation_fraction)
     parts = [
-        encode(store, encoder, cache, cameras, training_views(views), train),
-        encode(store, encoder, cache, cameras, (0,), held_out),
+        encode(store, encoder, cache, cameras, training_views(views), train, stride),
+        encode(store, encoder, cache, cameras, (0,), held_out, stride),
     ]
     return EncodeResult(*(sum(getattr(part, name) for part in parts) for name in ("frames", "episodes", "seconds")))
 

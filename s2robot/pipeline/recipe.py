@@ -17,9 +17,11 @@ MACHINE = ("save_every_s", "compile", "tensorboard", "features")  # keys that do
 class Recipe:
     """Together with data, encoder and policy it determines the checkpoint.
 
-    What has no default here stands in the policy's configuration. With `rollouts` above 0 the policy is rolled out in
-    the simulator at that many evenly spaced points of training, on `rollout_seeds` (validation seeds), and the
-    checkpoint is the one of the point that solved most of them, the latest among equals; the last one otherwise.
+    What has no default here stands in the policy's configuration. An epoch is every `stride`-th step of every
+    demonstration: neighbouring frames look alike, so more demonstrations teach more for the same work. With `rollouts`
+    above 0 the policy is rolled out in the simulator at that many evenly spaced points of training, on `rollout_seeds`
+    (validation seeds), and the checkpoint is the one of the point that solved most of them, the latest among equals;
+    the last one otherwise.
     """
 
     epochs: int
@@ -32,6 +34,7 @@ class Recipe:
     clip: float = 1.0
     ema: bool = True
     views: int = 1
+    stride: int = 1
     validation_fraction: float = 0.05
     rollouts: int = 0
     rollout_seeds: str = "10000:10020"
@@ -43,10 +46,10 @@ class Recipe:
     save_every_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size) < 1 or min(self.views, self.rollouts, self.warmup) < 0:
+        if min(self.epochs, self.batch_size, self.stride) < 1 or min(self.views, self.rollouts, self.warmup) < 0:
             raise S2RobotError(
-                f"epochs={self.epochs} and batch_size={self.batch_size} must be at least 1, views={self.views}, "
-                f"rollouts={self.rollouts} and warmup={self.warmup} at least 0"
+                f"epochs={self.epochs}, batch_size={self.batch_size} and stride={self.stride} must be at least 1, "
+                f"views={self.views}, rollouts={self.rollouts} and warmup={self.warmup} at least 0"
             )
         if not 0 < self.validation_fraction < 1 or self.lr <= 0 or self.clip <= 0:
             raise S2RobotError(

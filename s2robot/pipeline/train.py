@@ -71,7 +71,7 @@ class Job:
         recipe = self.recipe
         return load_training_data(
             self.store, self.encoder, self.cache, self.cameras, recipe.views, horizons, recipe.validation_fraction,
-            device, self.actions(), recipe.features,
+            device, self.actions(), recipe.features, recipe.stride,
         )  # fmt: skip
 
     def manifest(self, data: TrainingData) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from s2robot.data.windows import Horizons
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline import run as run_module
 from s2robot.pipeline.dataset import checked_episodes, load_training_data
-from s2robot.pipeline.encode import encode
+from s2robot.pipeline.encode import encode, encode_for_training
 from s2robot.pipeline.recipe import Recipe
 from s2robot.pipeline.train import EpochSampler, Job, train
 from s2robot.policies.agent import Agent
@@ -159,6 +159,40 @@ def test_every_window_is_seen_once_per_epoch(demonstrations: EpisodeStore, cache
     assert len(set(seen)) > 0.9 * len(seen)
     held_out = set(data.validation.windows.episode.tolist())
     assert held_out.isdisjoint(data.train.windows.episode.tolist())
+
+
+@pytest.mark.parametrize("place", ["resident", "streamed"])
+def test_a_stride_trains_on_every_nth_step_and_encodes_no_other(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, place: str
+) -> None:
+    horizons, sparse = Horizons(observation=2, chunk=8, execute=4), FeatureCache(tmp_path)
+    lengths = [demonstrations.entry(name).steps for name in demonstrations.episodes]
+    encoded = encode_for_training(demonstrations, patch_encoder(), sparse, CAMERAS, 1, 0.2, stride=4)
+    assert encoded.frames == sum(-(-steps // 4) for steps in lengths)
+    every = load_training_data(demonstrations, patch_encoder(), cache, CAMERAS, 1, horizons, 0.2, CPU)
+    fourth = load_training_data(
+        demonstrations, patch_encoder(), sparse, CAMERAS, 1, horizons, 0.2, CPU, features=place, stride=4
+    )
+    for full, part in ((every.train, fourth.train), (every.validation, fourth.validation)):
+        rows = np.flatnonzero(full.windows.step % 4 == 0)
+        plain = np.zeros(len(rows), np.int64)
+        wanted, got = full.gather(rows, plain), part.gather(np.arange(len(part)), plain)
+        torch.testing.assert_close(got.inputs.tokens, wanted.inputs.tokens, rtol=0, atol=0)
+        torch.testing.assert_close(got.inputs.proprio, wanted.inputs.proprio, rtol=0, atol=0)
+        torch.testing.assert_close(got.action, wanted.action, rtol=0, atol=0)
+
+
+def test_a_stride_that_misses_the_observations_of_a_decision_is_refused(
+    demonstrations: EpisodeStore, cache: FeatureCache
+) -> None:
+    with pytest.raises(
+        S2RobotError, match=r"stride=3: give 1 or more, and with observation_horizon=2 a divisor of exe"
+    ):
+        load_training_data(
+            demonstrations, patch_encoder(), cache, CAMERAS, 1, Horizons(observation=2), 0.2, CPU, stride=3
+        )
+    with pytest.raises(S2RobotError, match=r"stride=0 must be at least 1"):
+        replace(RECIPE, stride=0)
 
 
 def test_training_sees_observations_as_far_apart_as_decisions(

@@ -89,10 +89,13 @@ def bench_train(job: Job, out: Path, timing: Timing) -> TrainBench:
         torch.set_num_threads(timing.threads)
     device, recipe = job.encoder.device, job.recipe
     timed = 1 + timing.repeats * timing.cached_steps
-    windows = sum(job.store.entry(name).steps for name in split_episodes(job.store, recipe.validation_fraction)[0])
+    trained_on = split_episodes(job.store, recipe.validation_fraction)[0]
+    windows = sum(-(-job.store.entry(name).steps // recipe.stride) for name in trained_on)
     if timed > (steps := recipe.steps(windows)):
         raise S2RobotError(f"the recipe has {steps} steps, {timed} are to be timed; give fewer repeats or cached_steps")
-    encode_for_training(job.store, job.encoder, job.cache, job.cameras, recipe.views, recipe.validation_fraction)
+    encode_for_training(
+        job.store, job.encoder, job.cache, job.cameras, recipe.views, recipe.validation_fraction, recipe.stride
+    )
     trained = train(job, out, Group(0, 1, device))
     last = [point for point in trained.curve if "val_loss" in point][-1]
     data = job.data(device)
