@@ -20,7 +20,8 @@ def run(config: Any, verb: str) -> int | None:
     from s2robot.pipeline.report.tables import print_report
 
     experiment: Any = OmegaConf.to_container(config.experiment, resolve=True)
-    comparison = Comparison(Experiment.from_config(experiment), Path(config.out), config.workers, config.device)
+    beside = tuple(Path(report) for report in config.beside)
+    comparison = Comparison(Experiment.from_config(experiment), Path(config.out), config.workers, config.device, beside)
     command = shlex.join(["s2robot", *sys.argv[1:]])
     print_report(comparison.run(command))
     print(f"report: {Path(config.out) / 'report.html'}")

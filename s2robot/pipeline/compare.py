@@ -29,6 +29,7 @@ from s2robot.pipeline.encode import encode_for_training
 from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, policy_sha256
 from s2robot.pipeline.experiment import Arm, Experiment
 from s2robot.pipeline.measure import InferenceCost, measure_inference
+from s2robot.pipeline.report.join import join_reports, read_report, require_joinable
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
@@ -45,19 +46,26 @@ PACKAGES = ("torch", "mujoco", "robosuite", "transformers", "zarr", "numpy")
 class Comparison:
     """One run of an experiment in a folder. Several may share one: demonstrations and features are then made once,
     and the report there is that of the last.
+
+    `beside` are reports of the same experiment's other tasks, run elsewhere: they join this one's.
     """
 
     experiment: Experiment
     out: Path
     workers: int
     device: str
+    beside: tuple[Path, ...] = ()
     stages_s: dict[str, float] = field(default_factory=dict)  # of all runs in this folder
     passed: list[str] = field(default_factory=list)  # stages of this one
 
     def run(self, command: str) -> dict[str, Any]:
-        """All stages; writes the report into `out` and returns it. Raises S2RobotError for a mismatch of compute."""
+        """All stages; writes the report into `out` and returns it. Raises S2RobotError for a mismatch of compute, and
+        MismatchError for a report that is not of another part of this experiment.
+        """
         if self.workers < 1:
             raise S2RobotError(f"workers={self.workers}; rollouts need at least one worker process")
+        others = [read_report(path) for path in self.beside]
+        require_joinable(self.experiment.setup(), self.experiment.tasks, others)
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "stages.json"
         self.stages_s = read_json(path) if path.exists() else {}
@@ -71,6 +79,7 @@ class Comparison:
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
         stages_s = {label: self.stages_s[label] for label in self.passed}
         report = build_report(records, stages_s, command, versions, self.experiment.setup())
+        report = join_reports([*others, report])
         write_report(report, self.out, videos)
         return report
 

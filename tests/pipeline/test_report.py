@@ -7,12 +7,14 @@ import io
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from s2robot.errors import DamagedError, MismatchError, S2RobotError
+from s2robot.pipeline.report.join import join_reports, read_report
 from s2robot.pipeline.report.outcomes import Outcome, aggregate, read_outcomes, write_outcomes
 from s2robot.pipeline.report.plots import DARK, LIGHT, _apart, _clusters, learning_curves, success_against_gmac
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
@@ -358,3 +360,37 @@ def test_labels_are_moved_apart_and_stay_inside():
 
 def test_arms_of_nearly_equal_cost_form_one_cluster():
     assert _clusters([0.28, 1.47, 1.42, 1.44, 0.0], gap=0.09) == [[4], [0], [2, 3, 1]]
+
+
+def other_task() -> dict:
+    made = report(arm("s2", [[1, 0, 1]]), arm("large", [[0, 0, 1]]), versions={"torch": "2.13.1"}, command="elsewhere")
+    return made | {"tasks": {"door": made["tasks"]["lift"]}, "stages_s": {"door": 5.0}}
+
+
+def test_tasks_that_were_run_apart_make_one_report(tmp_path: Path) -> None:
+    here, elsewhere = two_arms(), other_task()
+    write_report(elsewhere, tmp_path / "elsewhere")
+    joined = join_reports([read_report(tmp_path / "elsewhere" / "report.json"), here])
+    assert list(joined["tasks"]) == ["door", "lift"]
+    assert joined["tasks"]["lift"] == here["tasks"]["lift"]
+    assert joined["versions"] == {"torch": "2.13.1 / 2.13.0"}
+    assert joined["stages_s"] == {"door": 5.0, "train": 61.5}
+    assert joined["command"] == f"elsewhere\n{COMMAND}"
+    page = write_report(joined, tmp_path / "both").with_suffix(".md").read_text()
+    assert "door" in page
+    assert COMMAND in page
+
+
+def test_reports_of_two_experiments_do_not_join(tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="lift came twice; join reports of different tasks"):
+        join_reports([two_arms(), two_arms()])
+    longer = other_task() | {"setup": SETUP | {"recipe": SETUP["recipe"] | {"epochs": 41}}}
+    with pytest.raises(
+        MismatchError, match=r"setup of a report differs at recipe\.epochs: 40 against 41; join parts of"
+    ):
+        join_reports([two_arms(), longer])
+    with pytest.raises(S2RobotError, match=r"there is no report at .*; give the report\.json of a finished"):
+        read_report(tmp_path / "report.json")
+    (tmp_path / "other.json").write_text('{"tasks": {}}')
+    with pytest.raises(S2RobotError, match=r"other\.json has no command, setup, stages_s, versions; give"):
+        read_report(tmp_path / "other.json")
