@@ -35,13 +35,21 @@ class Run:
         self._start_s = self._saved_s = time.perf_counter()
 
     def resume(self) -> None:
-        """Restore the newest intact checkpoint, if there is one. Raises MismatchError when it is another run's."""
+        """Restore the newest intact checkpoint, if there is one. Raises MismatchError when it is another run's, or of
+        this one by another version of the code.
+        """
         found = newest_checkpoint(self.out / CHECKPOINTS)
         if found is None:
             return
         path, manifest = found
         require_same_run(self.out, manifest["identity"], self.manifest["identity"])
-        self.state.restore(load_tensors(path, "train_state"), manifest["step"])
+        try:
+            self.state.restore(load_tensors(path, "train_state"), manifest["step"])
+        except RuntimeError as error:
+            raise MismatchError(
+                f"{path} does not fit the policy that its manifest describes: another version of the code saved it; go "
+                "on with that one (see `versions` there), or give another out= folder or delete this one"
+            ) from error
         self._before_s = float(manifest["train_s"])
         device = next(self.state.module.parameters()).device
         self._losses = list(torch.tensor(manifest["losses_since_point"], device=device))

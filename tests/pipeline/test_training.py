@@ -19,6 +19,7 @@ from s2robot.data.transforms import Normalise
 from s2robot.data.windows import Horizons
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline import run as run_module
+from s2robot.pipeline.checkpoint import CHECKPOINTS, load_tensors, newest_checkpoint, save_checkpoint
 from s2robot.pipeline.dataset import checked_episodes, load_training_data
 from s2robot.pipeline.encode import encode, encode_for_training
 from s2robot.pipeline.recipe import Recipe
@@ -112,23 +113,43 @@ def test_a_decision_does_not_depend_on_its_neighbours(
     np.testing.assert_array_equal(chunks([2])[0], together[2])
 
 
-def test_a_run_killed_between_saves_ends_like_the_whole_one(
-    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Several steps to a point of the curve: the fourth save falls between two, and the point averages over the death.
-    whole = run(demonstrations, cache, tmp_path / "whole", batch_size=8)
-    real = run_module.save_checkpoint
-    saves = itertools.count()
+def killed_at_the_fourth_save(demonstrations: EpisodeStore, cache: FeatureCache, out: Path) -> None:
+    """Leave a run of several steps to a point of the curve: the fourth save falls between two."""
+    real, saves = run_module.save_checkpoint, itertools.count()
 
     def save_then_die(*args: Any, **kwargs: Any) -> Any:
         real(*args, **kwargs)
         if next(saves) == 3:
             raise KeyboardInterrupt(DEATH)
 
-    monkeypatch.setattr(run_module, "save_checkpoint", save_then_die)
-    with pytest.raises(KeyboardInterrupt, match=DEATH):
-        run(demonstrations, cache, tmp_path / "part", save_every_s=0.0, batch_size=8)
-    monkeypatch.setattr(run_module, "save_checkpoint", real)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "save_checkpoint", save_then_die)
+        with pytest.raises(KeyboardInterrupt, match=DEATH):
+            run(demonstrations, cache, out, save_every_s=0.0, batch_size=8)
+
+
+def test_a_run_that_another_version_of_the_policy_saved_is_refused(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path
+) -> None:
+    killed_at_the_fourth_save(demonstrations, cache, tmp_path)
+    found = newest_checkpoint(tmp_path / CHECKPOINTS)
+    assert found is not None
+    path, manifest = found
+    del manifest["sha256"]
+    state = load_tensors(path, "train_state") | {"module.gone_since": torch.zeros(1)}
+    save_checkpoint(
+        path.parent, manifest["step"], {"policy": load_tensors(path, "policy"), "train_state": state}, manifest
+    )
+    with pytest.raises(MismatchError, match=r"does not fit the policy .* another version of the code saved it"):
+        run(demonstrations, cache, tmp_path, batch_size=8)
+
+
+def test_a_run_killed_between_saves_ends_like_the_whole_one(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path
+) -> None:
+    # The point of the curve after the death averages over it.
+    whole = run(demonstrations, cache, tmp_path / "whole", batch_size=8)
+    killed_at_the_fourth_save(demonstrations, cache, tmp_path / "part")
     resumed = run(demonstrations, cache, tmp_path / "part", batch_size=8)
     assert (whole.checkpoint / "policy.safetensors").read_bytes() == (
         resumed.checkpoint / "policy.safetensors"
