@@ -1,7 +1,7 @@
 """A bundle: encoder and policy as ONNX graphs with everything inside, and one manifest that says what they are.
 
-`bundle/{manifest.json, encoder.onnx, policy.onnx}`, or without a policy the encoder alone. Reading it needs neither
-torch nor a simulator, and runs no code.
+`bundle/{manifest.json, encoder.onnx, policy.onnx, check.npz}`, or without a policy the encoder alone. Reading it needs
+neither torch nor a simulator, and runs no code.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from s2robot.deploy.check import CHECK
 from s2robot.deploy.parse import parse
 from s2robot.errors import DamagedError, S2RobotError
 from s2robot.storage import fingerprint, sha256_file
@@ -143,7 +144,7 @@ def verify_bundle(folder: Path | str) -> Manifest:
     """The manifest of a bundle whose every file is the one that was exported. Raises DamagedError naming another."""
     folder = Path(folder)
     manifest = read_manifest(folder)
-    _verify_files(folder, manifest.files, {POLICY, *manifest.encoders.values()})
+    _verify_files(folder, manifest.files, {POLICY, CHECK, *manifest.encoders.values()})
     return manifest
 
 
@@ -151,7 +152,7 @@ def verify_encoder(folder: Path | str) -> EncoderManifest:
     """The same for an encoder alone."""
     folder = Path(folder)
     manifest = _read(folder, "encoder", EncoderManifest)
-    _verify_files(folder, manifest.files, {ENCODER})
+    _verify_files(folder, manifest.files, {ENCODER, CHECK})
     return manifest
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from s2robot.deploy.bundle import ENCODER, POLICY, verify_bundle, verify_encoder
+from s2robot.deploy.check import CHECK, Check
 from s2robot.errors import DamagedError, S2RobotError
 from s2robot.policies.memory import EpisodeMemory, Seen
 from s2robot.types import CameraSpec, Observation
@@ -31,7 +32,7 @@ class BundlePolicy:
     """
 
     def __init__(self, folder: Path | str, device: str = "auto", threads: int = 0) -> None:
-        self.manifest = verify_bundle(folder)
+        self.folder, self.manifest = Path(folder), verify_bundle(folder)
         self.identity, self.decisions = self.manifest.identity, self.manifest.decisions
         self.cameras = tuple(self.manifest.encoders)
         self.representation: str = self.decisions.representation
@@ -78,7 +79,12 @@ class BundlePolicy:
         memory.push(Seen(tokens, self._vector("proprio", observation), self._vector("goal", observation)))
 
     def warm_up(self) -> None:
-        """The first inferences allocate and are several times slower: here nobody waits for them."""
+        """Hold the bundle against its check, and let the first inferences, which allocate, be over before anybody waits
+        for one. Raises MismatchError where this computer computes other features than the checkpoint.
+        """
+        Check.read(self.folder / CHECK).require(
+            lambda camera, frame: self.encode(camera, {camera: frame}), str(self.folder)
+        )
         spec = self.identity.observation
         frames = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in spec.cameras}
         blank = Observation(frames, np.zeros(len(spec.proprio), np.float32), np.zeros(len(spec.goal), np.float32), 0.0)
@@ -108,11 +114,16 @@ class BundlePolicy:
 
 
 class BundleEncoder:
-    """An encoder without a policy, as `s2robot export encoder=NAME` writes it; arguments as for `BundlePolicy`."""
+    """An encoder without a policy, as `s2robot export encoder=NAME` writes it; arguments as for `BundlePolicy`.
 
-    def __init__(self, folder: Path | str, device: str = "auto", threads: int = 0) -> None:
+    Raises MismatchError where this computer computes other features than torch did, unless `check` is off.
+    """
+
+    def __init__(self, folder: Path | str, device: str = "auto", threads: int = 0, check: bool = True) -> None:
         self.manifest = verify_encoder(folder)
         self._session = open_session(Path(folder) / ENCODER, device, threads)
+        if check:
+            Check.read(Path(folder) / CHECK).require(lambda _, frame: self(frame), str(folder))
 
     def __call__(self, frame: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "n c"]:
         """Tokens of a frame, row by row of the manifest's grid. Raises S2RobotError where the frame does not fit."""

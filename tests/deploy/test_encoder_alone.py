@@ -16,6 +16,7 @@ import torch
 from s2robot.cli.main import main
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.deploy.bundle import ENCODER, MANIFEST, verify_encoder
+from s2robot.deploy.check import CHECK
 from s2robot.deploy.export.encoder import EncoderExport, export_encoder
 from s2robot.deploy.export.parity import TOLERANCES, Tolerance
 from s2robot.deploy.runtime import BundleEncoder
@@ -121,7 +122,7 @@ def test_an_encoder_that_strays_is_not_written(store: Path, tmp_path: Path, monk
 
 
 def test_damage_is_noticed(exported: Path, tmp_path: Path) -> None:
-    for name in (ENCODER, MANIFEST):
+    for name in (ENCODER, CHECK, MANIFEST):
         copy = shutil.copytree(exported, tmp_path / name)
         data = bytearray((copy / name).read_bytes())
         data[len(data) // 2] ^= 1

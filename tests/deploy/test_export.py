@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +22,7 @@ from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
 from s2robot.data.transforms import Normalise
 from s2robot.deploy.bundle import MANIFEST, POLICY, is_bundle, read_manifest, verify_bundle
+from s2robot.deploy.check import CHECK
 from s2robot.deploy.export import files, parity
 from s2robot.deploy.export.graph import EncoderGraph, PolicyGraph, write_policy
 from s2robot.deploy.export.parity import Tolerance
@@ -193,7 +195,7 @@ def test_a_bundle_acts_as_its_checkpoint(exported: Path, line: tuple[Path, Path]
     assert manifest.parity["float32"]["states"] == 30
     assert manifest.parity["float32"]["action_mean"] < 1e-5
     assert manifest.identity.action == ACTION
-    assert manifest.files.keys() == {"encoder.onnx", "policy.onnx"}
+    assert manifest.files.keys() == {"check.npz", "encoder.onnx", "policy.onnx"}
 
 
 def test_int8_is_calibrated_smaller_and_within_its_tolerance(
@@ -203,6 +205,10 @@ def test_int8_is_calibrated_smaller_and_within_its_tolerance(
     assert 1e-3 < manifest.parity["float32"]["features"] < 0.15  # really quantised
     sizes = [(folder / "encoder.onnx").stat().st_size for folder in (tmp_path / "int8", exported)]
     assert sizes[0] < 0.35 * sizes[1]
+    graph = onnx.load(tmp_path / "int8" / "encoder.onnx").graph
+    weights = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    largest = [np.abs(weight.astype(int)).max() for weight in weights if weight.ndim > 1]
+    assert max(largest) == 64  # 255 * 64 * 2 fits into 16 bits, where some processors sum two products
 
 
 def test_a_bundle_that_strays_is_not_written(
@@ -251,7 +257,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(line: tuple[Pat
 # Damage.
 
 
-@pytest.mark.parametrize("name", [MANIFEST, POLICY, "encoder.onnx"])
+@pytest.mark.parametrize("name", [MANIFEST, POLICY, CHECK, "encoder.onnx"])
 def test_damage_anywhere_in_a_bundle_is_noticed(bundle: Path, tmp_path: Path, name: str) -> None:
     rng = np.random.default_rng(0)
     for place in rng.integers(0, (bundle / name).stat().st_size, 12):

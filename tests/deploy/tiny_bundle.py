@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from s2robot.configs import choice
 from s2robot.data.transforms import Normalise
 from s2robot.deploy.bundle import MANIFEST, POLICY, Decisions, Identity, Manifest
+from s2robot.deploy.check import CHECK, Check
 from s2robot.deploy.export.graph import PolicyGraph, write_encoder, write_policy
+from s2robot.deploy.export.parity import TOLERANCES, torch_tokens
 from s2robot.encoders.backbone import Backbone
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.policies.batch import Shapes
@@ -53,6 +56,9 @@ def write_bundle(
     built = build_policy(config, shapes)
     encoder = tiny_encoder()
     write_encoder(encoder, camera, folder / "encoder.onnx")
+    frames = np.random.default_rng(0).integers(0, 256, (2, camera.height, camera.width, 3), np.uint8)
+    tokens = np.stack([torch_tokens(encoder, frame) for frame in frames])
+    Check({camera.name: frames}, {camera.name: tokens}, TOLERANCES["float32"].features).write(folder / CHECK)
     normalise = (Normalise((0.0,) * size, (1.0,) * size) for size in sizes)
     write_policy(PolicyGraph(built, *normalise, (camera.name,)), shapes, folder / POLICY)
     manifest = Manifest(
@@ -60,7 +66,7 @@ def write_bundle(
         identity=Identity(observation, action, "1" * 64, checkpoint),
         decisions=Decisions(built.observation_horizon, built.chunk, built.execute, None, "delta"),
         encoders={camera.name: "encoder.onnx"}, encoder=encoder.spec(), licence="none", versions={}, parity={},
-        files={file.name: sha256_file(file) for file in folder.glob("*.onnx")},
+        files={file.name: sha256_file(file) for file in sorted(folder.iterdir())},
     )  # fmt: skip
     write_json(folder / MANIFEST, manifest.to_json())
     return folder

@@ -5,6 +5,7 @@ Dims: n tokens, c channels.
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import torch
 from s2robot import __version__
 from s2robot.data.episodes import EpisodeStore
 from s2robot.deploy.bundle import ENCODER, MANIFEST, EncoderManifest, verify_encoder
+from s2robot.deploy.check import CHECK, FeatureDifference
 from s2robot.deploy.export.files import (
     Settings,
     appearing,
@@ -25,7 +27,7 @@ from s2robot.deploy.export.files import (
     require_absent,
     write_encoder_as,
 )
-from s2robot.deploy.export.parity import TOLERANCES, FeatureDifference, recorded_states
+from s2robot.deploy.export.parity import TOLERANCES, check_of, recorded_states, torch_tokens
 from s2robot.deploy.runtime import BundleEncoder
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.encoders.load import load_encoder
@@ -63,6 +65,8 @@ def export_encoder(what: EncoderExport) -> EncoderManifest:
         path = partial / ENCODER
         frames = [state.images[camera.name] for state in what.calibration_states(store, HELD_OUT)]
         write_encoder_as(what.precision, encoder, camera, path, frames)
+        encode = functools.partial(torch_tokens, encoder)
+        check_of(states, [camera.name], encode, what.precision).write(partial / CHECK)
         spec = encoder.spec()
         manifest = EncoderManifest(
             kind="encoder",
@@ -76,14 +80,13 @@ def export_encoder(what: EncoderExport) -> EncoderManifest:
             licence=licence_of(spec),
             versions={"s2robot": __version__, "torch": str(torch.__version__)},
             parity={},
-            files={ENCODER: sha256_file(path)},
+            files={file.name: sha256_file(file) for file in (path, partial / CHECK)},
         )
         write_json(partial / MANIFEST, manifest.to_json())
-        exported, difference = BundleEncoder(partial), FeatureDifference()
+        exported, difference = BundleEncoder(partial, check=False), FeatureDifference()
         for state in progress(states, len(states), "parity", "frame"):
             frame = state.images[camera.name]
-            want = encoder(torch.from_numpy(frame).permute(2, 0, 1)[None]).tokens[0].numpy()
-            difference.add(exported(frame), want)
+            difference.add(exported(frame), encode(frame))
         allowed = TOLERANCES[what.precision].features
         if not difference.relative_rms <= allowed:
             raise MismatchError(

@@ -5,18 +5,20 @@ Dims: m states, n tokens, c channels, k chunk, a action.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.windows import split_episodes
 from s2robot.deploy.bundle import Manifest, Precision
+from s2robot.deploy.check import FRAMES, Check, FeatureDifference
 from s2robot.deploy.runtime import BundlePolicy
+from s2robot.encoders.interface import Encoder
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.policies.agent import Agent
 from s2robot.policies.memory import EpisodeMemory
@@ -57,23 +59,6 @@ class Parity:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)
-
-
-class FeatureDifference:
-    """Root mean square of the difference between features over that of the true ones, summed up frame by frame."""
-
-    def __init__(self) -> None:
-        self._difference = self._total = 0.0
-
-    def add(self, features: Float32[np.ndarray, "n c"], truth: Float32[np.ndarray, "n c"]) -> None:
-        """One frame."""
-        self._difference += float(np.square(features - truth).sum())
-        self._total += float(np.square(truth).sum())
-
-    @property
-    def relative_rms(self) -> float:
-        """0 where nothing was compared."""
-        return float(np.sqrt(self._difference / self._total)) if self._total else 0.0
 
 
 def recorded_states(store: EpisodeStore, count: int, fraction: float, held_out: bool) -> list[Observation]:
@@ -143,6 +128,25 @@ def action_scale(scale: Sequence[float], manifest: Manifest) -> np.ndarray:
     if manifest.decisions.representation == "absolute":
         return 2.0 * np.array(scale)
     return np.array(manifest.identity.action.high) - np.array(manifest.identity.action.low)
+
+
+def check_of(
+    states: Sequence[Observation],
+    cameras: Sequence[str],
+    encode: Callable[[UInt8[np.ndarray, "h w 3"]], Float32[np.ndarray, "n c"]],
+    precision: Precision,
+) -> Check:
+    """A few of the states, evenly spaced, with the tokens that torch's `encode` makes of their frames."""
+    rows = np.unique(np.linspace(0, len(states) - 1, FRAMES).astype(int))
+    frames = {camera: np.stack([states[row].images[camera] for row in rows]) for camera in cameras}
+    tokens = {camera: np.stack([encode(frame) for frame in clip]) for camera, clip in frames.items()}
+    return Check(frames, tokens, TOLERANCES[precision].features)
+
+
+@torch.no_grad()
+def torch_tokens(encoder: Encoder, frame: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "n c"]:
+    """Of one frame as a camera delivers it."""
+    return encoder(torch.from_numpy(frame).permute(2, 0, 1)[None]).tokens[0].float().numpy()
 
 
 @torch.no_grad()

@@ -29,6 +29,8 @@ class _Frames:
 def quantise_int8(source: Path, path: Path, frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> None:
     """Static quantisation (arXiv 1712.05877): weights per output channel, activations by the range that they take on
     `frames`. Only products with weights become integers: attention, norms and the resize stay in float32.
+
+    Weights have 7 bits: sums of two products with 8 overflow the 16 bits that processors without VNNI have for them.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -45,6 +47,7 @@ def quantise_int8(source: Path, path: Path, frames: Sequence[UInt8[np.ndarray, "
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
+            reduce_range=True,
             calibrate_method=CalibrationMethod.MinMax,
             nodes_to_quantize=weighted_products(prepared),
         )

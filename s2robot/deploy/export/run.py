@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from s2robot import __version__
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.transforms import Normalise, from_json
 from s2robot.deploy.bundle import MANIFEST, POLICY, Decisions, Identity, Manifest, Precision, verify_bundle
+from s2robot.deploy.check import CHECK
 from s2robot.deploy.export.files import (
     Settings,
     appearing,
@@ -28,9 +30,11 @@ from s2robot.deploy.export.parity import (
     TOLERANCES,
     Parity,
     action_scale,
+    check_of,
     measure,
     recorded_states,
     require_within,
+    torch_tokens,
 )
 from s2robot.deploy.runtime import BundlePolicy
 from s2robot.encoders.encoder import MultiscaleEncoder
@@ -74,7 +78,9 @@ def export(what: Export) -> Manifest:
     states = recorded_states(store, what.states, fraction, held_out=True)
     with appearing(what.out) as partial:
         _write_graphs(partial, manifest, exact, checkpoint, what.calibration_states(store, fraction))
-        manifest = replace(manifest, files={file.name: sha256_file(file) for file in sorted(partial.glob("*.onnx"))})
+        encode = functools.partial(torch_tokens, exact.encoder)
+        check_of(states, exact.cameras, encode, what.precision).write(partial / CHECK)
+        manifest = replace(manifest, files={file.name: sha256_file(file) for file in sorted(partial.iterdir())})
         write_json(partial / MANIFEST, manifest.to_json())
         bundle, scale = BundlePolicy(partial), action_scale(exact.unnormalise.scale, manifest)
         say("against the checkpoint in float32 ...")
