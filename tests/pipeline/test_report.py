@@ -227,6 +227,9 @@ def test_the_report_says_what_the_arms_share_and_whether_training_was_told_posit
     assert "150 demonstrations at 224 px from agentview, bc_mlp (4 of 8 predicted actions executed)" in plain
     assert "1 shifted view;" in plain
     assert "Privileged" not in plain
+    sparse = SETUP | {"recipe": SETUP["recipe"] | {"stride": 2}}
+    said = "\n".join(notes(report(arm("s2", [[1]]), setup=sparse)))
+    assert "1 shifted view, every 2 steps of a demonstration;" in said
     told = SETUP | {"policy": SETUP["policy"] | {"aux_weight": 0.5}}
     assert "Privileged: in training, policies also predicted" in "\n".join(notes(report(arm("s2", [[1]]), setup=told)))
 

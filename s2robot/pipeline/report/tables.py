@@ -112,10 +112,11 @@ def _setup_note(setup: Mapping[str, Any]) -> str:
 
 def _policy_note(content: Mapping[str, Any]) -> str:
     policy, recipe = content["policy"], content["recipe"]
+    stride = f", every {recipe['stride']} steps of a demonstration" if recipe.get("stride", 1) > 1 else ""
     views = f"{recipe['views']} shifted view{'s' * (recipe['views'] > 1)}" if recipe["views"] else "plain frames"
     return (
         f"{policy['name']} ({policy['execute']} of {policy['chunk']} predicted actions executed), {recipe['epochs']} "
-        f"epochs of batches of {recipe['batch_size']} at learning rate {recipe['lr']:g}, {views}"
+        f"epochs of batches of {recipe['batch_size']} at learning rate {recipe['lr']:g}, {views}{stride}"
     )
 
 
