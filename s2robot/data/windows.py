@@ -100,6 +100,20 @@ def make_windows(
 
 
 @dataclass(frozen=True)
+class EncodedSteps:
+    """Every `stride`-th step of each episode, from its first: those whose frames have tokens.
+
+    `kept` says which of all steps they are; among them a step's tokens lie at `row`, and episodes begin at `starts`.
+    """
+
+    # Lengths (3, 2), stride 2. Steps end to end: 0 1 2 | 3 4.
+    #   kept 1 0 1 1 0    row 0 0 1 2 2    starts 0 2 3
+    kept: Bool[np.ndarray, " s"]
+    row: Int64[np.ndarray, " s"]
+    starts: Int64[np.ndarray, " e_plus_1"]
+
+
+@dataclass(frozen=True)
 class FlatEpisodes:
     """The small arrays of several episodes laid end to end, ready to be gathered by `Windows`.
 
@@ -119,10 +133,11 @@ class FlatEpisodes:
         """Steps of each episode."""
         return np.diff(self.starts)
 
-    def encoded(self, stride: int) -> Bool[np.ndarray, " s"]:
-        """Whether a step is one of every `stride`-th of its episode, from its first."""
-        within = np.arange(self.starts[-1]) - np.repeat(self.starts[:-1], self.lengths)
-        return within % stride == 0
+    def encoded(self, stride: int) -> EncodedSteps:
+        """The steps of which tokens are needed."""
+        kept = (np.arange(self.starts[-1]) - np.repeat(self.starts[:-1], self.lengths)) % stride == 0
+        row = np.cumsum(kept) - 1
+        return EncodedSteps(kept, row, np.append(row[self.starts[:-1]], kept.sum()))
 
     def windows(self, observation_horizon: int, action_chunk: int, observation_stride: int = 1) -> Windows:
         """Windows over these episodes; see `make_windows`.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from s2robot.data.actions import ActionChoice, require_pose, to_absolute
@@ -106,13 +106,10 @@ def load_training_data(
     seen = tuple(cameras) if encoder.sizes else ()
     flat = checked_episodes(store)
     first_held_out = len(split_episodes(store, validation_fraction)[0])
-    encoded = flat.encoded(stride)
-    token_row = np.cumsum(encoded) - 1
-    token_starts = np.append(token_row[flat.starts[:-1]], encoded.sum())
-    tokens = {}
+    encoded, tokens = flat.encoded(stride), {}
     for camera in seen:
         keys = _keys(store, encoder, flat.ids, camera, views, first_held_out, stride)
-        tokens[camera] = load_tokens(cache, keys, token_starts, device, features)
+        tokens[camera] = load_tokens(cache, keys, encoded.starts, device, features)
     fitted = slice(int(flat.starts[first_held_out]))  # no statistic knows what is held out
     proprio = Normalise.fit(flat.proprio[fitted], floor=PROPRIO_FLOOR)
     acted = flat.action
@@ -122,10 +119,10 @@ def load_training_data(
     action = Normalise.fit(acted[fitted], actions.normalise, ACTION_FLOOR)
     labels = flat.labels.get("target_pos_w")
     windows = flat.windows(horizons.observation, horizons.chunk, horizons.execute)
-    windows = windows.select(encoded[windows.observation[:, -1]])
+    windows = windows.select(encoded.kept[windows.observation[:, -1]])
     train = Split(
         tokens=tokens,
-        token_row=token_row,
+        token_row=encoded.row,
         proprio=torch.from_numpy(proprio(flat.proprio)).to(device),
         goal=torch.from_numpy(np.repeat(flat.goal, flat.lengths, axis=0)).to(device),
         action=torch.from_numpy(action(acted)).to(device),
@@ -136,19 +133,11 @@ def load_training_data(
     return TrainingData(
         train=train,
         validation=replace(train, windows=windows.select(windows.episode >= first_held_out)),
-        shapes=Shapes(
-            cameras=seen,
-            grid=encoder.grid,
-            channels=encoder.channels,
-            proprio=flat.proprio.shape[1],
-            goal=flat.goal.shape[1],
-            action=acted.shape[1],
-            scales=max(1, len(encoder.sizes)),
-        ),
+        shapes=_shapes(encoder, seen, flat, acted),
         proprio=proprio,
         action=action,
         actions=actions,
-        token_statistics={c: _statistics(found, int(token_starts[first_held_out])) for c, found in tokens.items()},
+        token_statistics={c: _statistics(found, int(encoded.starts[first_held_out])) for c, found in tokens.items()},
     )
 
 
@@ -161,6 +150,20 @@ def checked_episodes(store: EpisodeStore) -> FlatEpisodes:
     if failed := [name for name in flat.ids if not store.entry(name).success]:
         say(f"warning: {len(failed)} of {len(flat.ids)} episodes did not succeed and are imitated too: {some(failed)}")
     return flat
+
+
+def _shapes(
+    encoder: Encoder, cameras: tuple[str, ...], flat: FlatEpisodes, acted: Float32[np.ndarray, "s a"]
+) -> Shapes:
+    return Shapes(
+        cameras=cameras,
+        grid=encoder.grid,
+        channels=encoder.channels,
+        proprio=flat.proprio.shape[1],
+        goal=flat.goal.shape[1],
+        action=acted.shape[1],
+        scales=max(1, len(encoder.sizes)),
+    )
 
 
 def _keys(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_episodes import make_episode
 
 from s2robot.data.episodes import EpisodeStore
-from s2robot.data.windows import Horizons, flatten, make_windows
+from s2robot.data.windows import FlatEpisodes, Horizons, flatten, make_windows
 from s2robot.errors import S2RobotError
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=6)
@@ -100,3 +100,28 @@ def test_flat_episodes_keep_the_given_order(store: Path) -> None:
     assert flat.lengths.tolist() == [6, 6, 6]
     with pytest.raises(S2RobotError, match=r"no episodes of .* were chosen"):
         flatten(opened, [])
+
+
+def laid_end_to_end(lengths: list[int]) -> FlatEpisodes:
+    starts, steps = np.concatenate([[0], np.cumsum(lengths)]), sum(lengths)
+    rows, names = np.zeros((steps, 1), np.float32), tuple(map(str, range(len(lengths))))
+    return FlatEpisodes(names, starts, rows, rows, np.zeros((len(lengths), 0), np.float32), {})
+
+
+def test_the_worked_example_of_encoded_steps_is_true() -> None:
+    encoded = laid_end_to_end([3, 2]).encoded(2)
+    np.testing.assert_array_equal(encoded.kept, [1, 0, 1, 1, 0])
+    np.testing.assert_array_equal(encoded.row, [0, 0, 1, 2, 2])
+    np.testing.assert_array_equal(encoded.starts, [0, 2, 3])
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 5))
+def test_encoded_steps_are_what_slicing_every_episode_would_give(lengths: list[int], stride: int) -> None:
+    encoded = laid_end_to_end(lengths).encoded(stride)
+    sliced = [
+        np.arange(start, start + n)[::stride] for start, n in zip(np.cumsum([0, *lengths]), lengths, strict=False)
+    ]
+    steps = np.concatenate(sliced)
+    np.testing.assert_array_equal(np.flatnonzero(encoded.kept), steps)
+    np.testing.assert_array_equal(encoded.row[steps], np.arange(len(steps)))
+    np.testing.assert_array_equal(np.diff(encoded.starts), [len(part) for part in sliced])
