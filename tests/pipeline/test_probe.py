@@ -82,7 +82,8 @@ def test_presence_is_asked_per_kind():
     centre = np.full((FRAMES, 2, 2), 7.0, np.float32)
     labels = {"kind": np.tile([1, 0], (FRAMES, 1)).astype(np.uint8), "code": code, "centre_px": centre}
     data = Tokens(tokens, (7, 7), HELD_OUT)
-    found = {head: value("presence", head, f) for head, f in PROBES["presence"].heads(data, labels, QUICK)}
+    training = Training(steps=600)
+    found = {head: value("presence", head, f) for head, f in PROBES["presence"].heads(data, labels, training)}
     assert found["small"] > 90
     counts = dict(PROBES["presence"].heads(data, labels, Training(steps=1)))["ridge"].sum(0)
     np.testing.assert_array_equal(counts[:, 2:].sum(1), shown[-HELD_OUT:, ::-1].sum(0), "kind 0 is object 1")
