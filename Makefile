@@ -38,7 +38,7 @@ build: venv  ## build the wheel into dist/ and try it in a bare environment
 demo: setup  ## lift with four arms, report in outputs/demo/, within 15 minutes on two cores
 	$(BIN)/s2robot compare experiment=demo out=outputs/demo
 
-demo-full: setup  ## lift and both pick_cube tasks with all six arms, report in outputs/demo-full/, about 100 minutes
+demo-full: setup  ## lift and both pick_cube tasks with all six arms, report in outputs/demo-full/, some two hours
 	$(BIN)/s2robot compare experiment=demo_full out=outputs/demo-full
 
 bench: setup  ## the benchmarks; REFERENCE=DIR is a checkout of github.com/bfshi/scaling_on_scales for the encoder's

@@ -2,7 +2,7 @@
 
 A graph is portable, its arithmetic is not: products of unsigned and signed bytes saturate on processors without VNNI,
 and features that are right where they were exported may be noise elsewhere. So an export is held against its check
-before it is used, within the tolerance that it had to meet when it was written.
+before it is used, within about the tolerance that it had to meet when it was written.
 
 Dims: m frames, h w their size (px), n tokens, c channels.
 """
@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -53,9 +54,9 @@ class Check:
 
     def write(self, path: Path) -> None:
         """As one npz file."""
-        named = {f"frames/{camera}": frames for camera, frames in self.frames.items()}
+        named: dict[str, Any] = {f"frames/{camera}": frames for camera, frames in self.frames.items()}
         named |= {f"tokens/{camera}": tokens for camera, tokens in self.tokens.items()}
-        np.savez_compressed(path, allow_pickle=False, allowed=np.float64(self.allowed), **named)
+        np.savez_compressed(path, allowed=np.float64(self.allowed), **named)
 
     @classmethod
     def read(cls, path: Path) -> Check:

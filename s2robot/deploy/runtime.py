@@ -25,14 +25,16 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 class BundlePolicy:
     """What `Agent` is for a checkpoint: `infer(observation)` and `reset()`.
 
+    Raises MismatchError where this computer computes other features than the checkpoint, unless `check` is off.
+
     Args:
         folder: the bundle.
         device: auto, cpu or cuda (with onnxruntime-gpu).
         threads: of one inference; 0 for as many as there are cores.
     """
 
-    def __init__(self, folder: Path | str, device: str = "auto", threads: int = 0) -> None:
-        self.folder, self.manifest = Path(folder), verify_bundle(folder)
+    def __init__(self, folder: Path | str, device: str = "auto", threads: int = 0, check: bool = True) -> None:
+        self.manifest = verify_bundle(folder)
         self.identity, self.decisions = self.manifest.identity, self.manifest.decisions
         self.cameras = tuple(self.manifest.encoders)
         self.representation: str = self.decisions.representation
@@ -41,6 +43,10 @@ class BundlePolicy:
         sessions = {name: open_session(Path(folder) / name, device, threads) for name in files}
         self._encoders = {camera: sessions[name] for camera, name in self.manifest.encoders.items()}
         self._inputs = {node.name: node for node in self._policy.get_inputs()}
+        if check:
+            Check.read(Path(folder) / CHECK).require(
+                lambda camera, frame: self.encode(camera, {camera: frame}), str(folder)
+            )
         self.reset()
 
     def reset(self) -> None:
@@ -79,12 +85,7 @@ class BundlePolicy:
         memory.push(Seen(tokens, self._vector("proprio", observation), self._vector("goal", observation)))
 
     def warm_up(self) -> None:
-        """Hold the bundle against its check, and let the first inferences, which allocate, be over before anybody waits
-        for one. Raises MismatchError where this computer computes other features than the checkpoint.
-        """
-        Check.read(self.folder / CHECK).require(
-            lambda camera, frame: self.encode(camera, {camera: frame}), str(self.folder)
-        )
+        """The first inferences allocate and are several times slower: here nobody waits for them."""
         spec = self.identity.observation
         frames = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in spec.cameras}
         blank = Observation(frames, np.zeros(len(spec.proprio), np.float32), np.zeros(len(spec.goal), np.float32), 0.0)

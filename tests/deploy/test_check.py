@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import shutil
@@ -11,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from s2robot.cli.main import main
 from s2robot.deploy.bundle import MANIFEST
 from s2robot.deploy.check import CHECK, Check
 from s2robot.deploy.runtime import BundlePolicy
-from s2robot.deploy.server import Listen, PolicyServer
 from s2robot.errors import DamagedError, MismatchError
 from s2robot.storage import fingerprint, sha256_file, write_json
 
@@ -31,20 +30,23 @@ def elsewhere(bundle: Path, copy: Path, by: float) -> Path:
     return copy
 
 
-def test_a_bundle_that_computes_as_it_should_warms_up(bundle: Path, tmp_path: Path) -> None:
-    BundlePolicy(bundle, "cpu", 1).warm_up()
-    BundlePolicy(elsewhere(bundle, tmp_path / "little", 1e-6), "cpu", 1).warm_up()
+def test_a_bundle_that_computes_as_it_should_is_taken(bundle: Path, tmp_path: Path) -> None:
+    BundlePolicy(bundle, "cpu", 1)
+    BundlePolicy(elsewhere(bundle, tmp_path / "little", 1e-6), "cpu", 1)
 
 
-def test_other_features_than_at_export_are_refused_before_anything_is_decided(bundle: Path, tmp_path: Path) -> None:
+def test_other_features_than_at_export_are_refused_before_anything_is_decided(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     strange = elsewhere(bundle, tmp_path / "strange", 1e-3)
     said = (
         r"strange computes other features on this computer than the checkpoint: relative rms 0\.001 .* allowed 0\.0001"
     )
     with pytest.raises(MismatchError, match=said):
-        BundlePolicy(strange, "cpu", 1).warm_up()
-    with pytest.raises(MismatchError, match=said):
-        asyncio.run(PolicyServer(BundlePolicy(strange, "cpu", 1), Listen(port=0)).run(handle_signals=False))
+        BundlePolicy(strange, "cpu", 1)
+    assert BundlePolicy(strange, "cpu", 1, check=False).cameras == ("front",)
+    assert main(["serve", f"bundle={strange}", "port=0"]) == 2
+    assert "computes other features on this computer" in capsys.readouterr().err
 
 
 def test_features_that_are_no_numbers_are_refused(bundle: Path) -> None:

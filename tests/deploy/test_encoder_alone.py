@@ -23,7 +23,8 @@ from s2robot.deploy.runtime import BundleEncoder
 from s2robot.encoders import load_encoder
 from s2robot.encoders.load import encoder_config
 from s2robot.errors import DamagedError, MismatchError, S2RobotError
-from s2robot.types import CameraSpec, DatasetSpec, Episode, ObservationSpec
+from s2robot.types import CameraSpec
+from tests.deploy.test_check import DatasetSpec, Episode, ObservationSpec, elsewhere
 from tests.deploy.tiny_bundle import ACTION
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,12 @@ def test_its_tokens_are_those_of_the_encoder(store: Path, exported: Path) -> Non
     assert manifest.parity["states"] == 12
     assert manifest.parity["features"] < 1e-4
     np.testing.assert_allclose(np.stack([alone(frame) for frame in frames]), want, rtol=1e-3, atol=1e-3)
+
+
+def test_a_computer_that_computes_other_features_refuses_it(exported: Path, tmp_path: Path) -> None:
+    strange = elsewhere(exported, tmp_path / "strange", 1e-2)
+    with pytest.raises(MismatchError, match=r"strange computes other features on this computer .* allowed 0\.00015"):
+        BundleEncoder(strange, "cpu", 1)
 
 
 def test_what_does_not_fit_is_refused(store: Path, exported: Path, tmp_path: Path) -> None:
