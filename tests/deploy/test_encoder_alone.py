@@ -23,8 +23,8 @@ from s2robot.deploy.runtime import BundleEncoder
 from s2robot.encoders import load_encoder
 from s2robot.encoders.load import encoder_config
 from s2robot.errors import DamagedError, MismatchError, S2RobotError
-from s2robot.types import CameraSpec
-from tests.deploy.test_check import DatasetSpec, Episode, ObservationSpec, elsewhere
+from s2robot.types import CameraSpec, DatasetSpec, Episode, ObservationSpec
+from tests.deploy.test_check import elsewhere
 from tests.deploy.tiny_bundle import ACTION
 
 ROOT = Path(__file__).parents[2]
