@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes what docs/encoders.md reports, into results/encoders: hours on two cores. Each stage keeps what it finished.
 #
-#   scripts/encoder_results.sh probe | curves | zoo | bench REFERENCE_CHECKOUT | compare TASK
+#   scripts/encoder_results.sh probe | curves | zoo | bench REFERENCE_CHECKOUT | compare TASK [ARMS]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 RUN=.venv/bin/s2robot
@@ -39,11 +39,12 @@ zoo() { $RUN encoders match=large out="$OUT/zoo.json"; }
 
 bench() { $RUN bench encoder reference="${1:?give a checkout of github.com/bfshi/scaling_on_scales}" threads=2 out="$OUT/bench_cpu.json"; }
 
-compare() { # one task of three, ten arms, three training seeds; joins the tasks that compare.json has already
+compare() { # one task of three, three training seeds; all ten arms or those given; joins what compare.json has already
     first_weights
-    local known=""
+    local known="" arms=()
     [ ! -f "$OUT/compare.json" ] || known="$OUT/compare.json"
-    $RUN compare experiment=encoders "experiment.tasks=[${1:?give a task}]" "beside=[$known]" out=outputs/encoders
+    [ -z "${2:-}" ] || arms=("experiment.arms=$2")
+    $RUN compare experiment=encoders "experiment.tasks=[${1:?give a task}]" "${arms[@]}" "beside=[$known]" out=outputs/encoders
     cp outputs/encoders/report.json "$OUT/compare.json"
     cp outputs/encoders/{report.md,*.png} "$OUT"
 }

@@ -47,7 +47,7 @@ class Comparison:
     """One run of an experiment in a folder. Several may share one: demonstrations and features are then made once,
     and the report there is that of the last.
 
-    `beside` are reports of the same experiment's other tasks, run elsewhere: they join this one's.
+    `beside` are reports of the same experiment's other tasks or arms, run elsewhere: they join this one's.
     """
 
     experiment: Experiment
@@ -65,11 +65,12 @@ class Comparison:
         if self.workers < 1:
             raise S2RobotError(f"workers={self.workers}; rollouts need at least one worker process")
         others = [read_report(path) for path in self.beside]
-        require_joinable(self.experiment.setup(), self.experiment.tasks, others)
+        arms = self.experiment.each_arm()
+        names = [arm.name for arm in arms]
+        require_joinable(self.experiment.setup(), dict.fromkeys(self.experiment.tasks, names), others)
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "stages.json"
         self.stages_s = read_json(path) if path.exists() else {}
-        arms = self.experiment.each_arm()
         encoders = {arm.name: load_encoder(arm.encoder, device=self.device) for arm in arms}
         if {"s2", "large"} <= encoders.keys():
             matched(encoders["s2"], encoders["large"])

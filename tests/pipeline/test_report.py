@@ -384,8 +384,34 @@ def test_tasks_that_were_run_apart_make_one_report(tmp_path: Path) -> None:
     assert COMMAND in page
 
 
+def test_arms_that_were_run_apart_are_paired_as_if_run_together(tmp_path: Path) -> None:
+    base, s2 = arm("base", [[1, 0, 0, 1], [0, 0, 1, 1]]), arm("s2", [[1, 1, 0, 1], [1, 0, 1, 1]])
+    write_report(report(base, command="one"), tmp_path)
+    joined = join_reports([read_report(tmp_path / "report.json"), report(s2, command="two")])
+    assert joined["tasks"] == report(base, s2)["tasks"]
+    assert joined["command"] == "one\ntwo"
+    third = report(arm("fine", [[0, 0, 0, 1], [0, 0, 0, 0]]), command="two")
+    assert join_reports([joined, third])["command"] == "one\ntwo"
+    assert len(join_reports([joined, third])["tasks"]["lift"]["pairs"]) == 3
+
+
+def test_arms_of_other_states_or_settings_do_not_join() -> None:
+    s2, base = report(arm("s2", [[1, 0]])), report(arm("base", [[1, 0]]))
+    with pytest.raises(MismatchError, match="lift of a report differs at seeds: '20000:20002' against '20000:20003'"):
+        join_reports([s2, report(arm("base", [[1, 0, 1]]))])
+    moved = replace(arm("base", [[1, 0]]), runs=[RunRecord(0, 3.0, [outcome("base", 20000, True, state="ab" * 32)])])
+    with pytest.raises(MismatchError, match="lift of a report differs at "):
+        join_reports([report(arm("s2", [[1]])), report(moved)])
+    flow = {"own": {"s2": {"policy": {"name": "flow"}, "recipe": {"lr": 1e-3}}}}
+    own = report(arm("s2", [[1, 0]]), setup=SETUP | flow)
+    assert join_reports([base, own])["setup"] == SETUP | flow
+    elsewhere = s2 | {"tasks": {"door": s2["tasks"]["lift"]}}
+    with pytest.raises(MismatchError, match=r"the setup of s2 differs at .*; join parts of one experiment"):
+        join_reports([own, elsewhere])
+
+
 def test_reports_of_two_experiments_do_not_join(tmp_path: Path) -> None:
-    with pytest.raises(MismatchError, match="lift came twice; join reports of different tasks"):
+    with pytest.raises(MismatchError, match="large of lift came twice; join reports of different tasks or arms"):
         join_reports([two_arms(), two_arms()])
     longer = other_task() | {"setup": SETUP | {"recipe": SETUP["recipe"] | {"epochs": 41}}}
     with pytest.raises(
@@ -397,3 +423,8 @@ def test_reports_of_two_experiments_do_not_join(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"tasks": {}}')
     with pytest.raises(S2RobotError, match=r"other\.json has no command, setup, stages_s, versions; give"):
         read_report(tmp_path / "other.json")
+    old = two_arms()
+    del old["tasks"]["lift"]["states_sha256"]
+    write_report(old, tmp_path)
+    with pytest.raises(S2RobotError, match="does not say which states of lift each run solved"):
+        read_report(tmp_path / "report.json")

@@ -13,11 +13,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.report.outcomes import Outcome, TaskOutcomes, aggregate
 from s2robot.pipeline.seeds import VALIDATION_SEEDS
 from s2robot.pipeline.statistics import Contrast, contrast, verdict, wilson
+from s2robot.storage import fingerprint
 
 MATCH_TOLERANCE = 0.05
 PRIMARY = (("s2", "large"), ("s2", "fine"))
@@ -145,15 +147,25 @@ def _task(name: str, arms: Sequence[ArmRecord]) -> dict[str, Any]:
     if len(set(names)) != len(names):
         raise S2RobotError(f"{name}: arms {', '.join(names)} are not all different; give each arm its own name")
     lined_up = aggregate(_checked_outcomes(name, arms))[name]
-    records = {arm.name: _arm(arm, lined_up) for arm in arms}
+    records = [_arm(arm, lined_up) for arm in arms]
     seeds = [seed for seed, _ in lined_up.states]
     return {
-        "arms": list(records.values()),
-        "pairs": [_pair(a, b, records, lined_up) for a, b in _contrasts(names)],
+        "arms": records,
+        "pairs": all_pairs(name, records),
         "seeds": _ranges(seeds),
         "validation": any(seed in VALIDATION_SEEDS for seed in seeds),
         "states": len(seeds),
+        "states_sha256": fingerprint(lined_up.states),
     }
+
+
+def all_pairs(task: str, arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every two of a task's arms compared, the planned contrasts first, from what the arms' runs say of each state.
+
+    Raises MismatchError where two arms share no training seed.
+    """
+    by_name = {arm["name"]: arm for arm in arms}
+    return [_pair(task, by_name[a], by_name[b]) for a, b in _contrasts(list(by_name))]
 
 
 def _checked_outcomes(task: str, arms: Sequence[ArmRecord]) -> list[Outcome]:
@@ -207,6 +219,7 @@ def _run(run: RunRecord, success: np.ndarray) -> dict[str, Any]:
         "train_seed": run.train_seed,
         "train_s": _finite(run.train_s),
         "success": {"k": int(success.sum()), "n": int(success.size)},
+        "by_state": "".join("1" if solved else "0" for solved in success),
         "curve": {
             "step": [point.step for point in run.curve],
             "train_loss": [_finite(point.train_loss) for point in run.curve],
@@ -221,13 +234,14 @@ def _contrasts(names: Sequence[str]) -> list[tuple[str, str]]:
     return planned + [pair for pair in combinations(names, 2) if pair not in planned and pair[::-1] not in planned]
 
 
-def _pair(a: str, b: str, records: Mapping[str, dict[str, Any]], lined_up: TaskOutcomes) -> dict[str, Any]:
-    runs_a, runs_b = lined_up.success[a], lined_up.success[b]
+def _pair(task: str, arm: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    a, b = arm["name"], other["name"]
+    runs_a, runs_b = _by_state(arm), _by_state(other)
     train_seeds = sorted({*runs_a} & {*runs_b})
     if not train_seeds:
         raise MismatchError(
-            f"{lined_up.task}: arms {a!r} (training seeds {sorted(runs_a)}) and {b!r} ({sorted(runs_b)}) share no "
-            "training seed; train both with the same ones"
+            f"{task}: arms {a!r} (training seeds {sorted(runs_a)}) and {b!r} ({sorted(runs_b)}) share no training "
+            "seed; train both with the same ones"
         )
     result = contrast(np.stack([runs_a[s] for s in train_seeds]), np.stack([runs_b[s] for s in train_seeds]))
     return {
@@ -244,8 +258,12 @@ def _pair(a: str, b: str, records: Mapping[str, dict[str, Any]], lined_up: TaskO
         "mcnemar_train_seed": train_seeds[0],
         "detectable_basis": _detectable_basis(result),
         "primary": (a, b) in PRIMARY,
-        "verdict": verdict(a, b, result, CLAIMS.get((a, b), "")) + _compute_note(records[a], records[b]),
+        "verdict": verdict(a, b, result, CLAIMS.get((a, b), "")) + _compute_note(arm, other),
     }
+
+
+def _by_state(arm: Mapping[str, Any]) -> dict[int, Bool[np.ndarray, " i"]]:
+    return {run["train_seed"]: np.array([solved == "1" for solved in run["by_state"]]) for run in arm["runs"]}
 
 
 def _detectable_basis(result: Contrast) -> str:
