@@ -18,11 +18,22 @@ from s2robot.policies.batch import Batch, Inputs, Shapes
 from s2robot.targets import instantiate
 
 ABOUT = ("name", "actions", "recipe")  # keys of a policy's configuration that are not arguments of its module
+Z_SCORES_REACH = 6.0  # standard deviations that single actions of a demonstration lie away from the mean
 
 
 def build_policy(config: Mapping[str, Any], shapes: Shapes) -> ChunkPolicy:
     """The untrained policy of a configuration. Raises S2RobotError for keys and values that do not fit."""
-    return instantiate({key: value for key, value in config.items() if key not in ABOUT}, shapes)
+    clip = config["head"].get("clip")
+    if clip and clip < Z_SCORES_REACH and config.get("actions", {}).get("normalise", "z_score") == "z_score":
+        raise S2RobotError(
+            f"policy.head.clip={clip} would cut z-scored actions off at {clip} standard deviations; give "
+            f"policy.actions.normalise=min_max, or a clip of at least {Z_SCORES_REACH:g}"
+        )
+    try:
+        policy: ChunkPolicy = instantiate({key: value for key, value in config.items() if key not in ABOUT}, shapes)
+    except (TypeError, RuntimeError) as error:
+        raise S2RobotError(f"policy {config.get('name')} cannot be built: {str(error).splitlines()[0]}") from error
+    return policy
 
 
 class ChunkPolicy(nn.Module):

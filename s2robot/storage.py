@@ -73,6 +73,17 @@ def read_json(path: Path) -> Any:
         raise DamagedError(f"{path} is not valid JSON ({error})") from error
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """The value of every line. Raises DamagedError naming the first line that does not parse."""
+    values = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        try:
+            values.append(json.loads(line))
+        except ValueError as error:
+            raise DamagedError(f"{path}, line {number} is damaged ({error}); delete that line") from error
+    return values
+
+
 def publish_folder(partial: Path, final: Path) -> None:
     """fsync every file below `partial`, then give it its final name in one rename."""
     fsync_tree(partial)

@@ -46,8 +46,8 @@ def _train(plain: dict[str, Any]) -> None:
     from s2robot.data.features import FeatureCache
     from s2robot.encoders import load_encoder
     from s2robot.pipeline.bench.train import Timing, as_text, bench_train
+    from s2robot.pipeline.job import Job
     from s2robot.pipeline.recipe import recipe_from
-    from s2robot.pipeline.train import Job
     from s2robot.storage import write_json
 
     policy, out = plain["policy"], Path(plain["out"])

@@ -10,6 +10,7 @@ VERBS: dict[str, str] = {}
 
 def run(config: Any, verb: str) -> int | None:
     """Encode what the cache lacks."""
+    from s2robot.data.config import DataConfig
     from s2robot.data.episodes import EpisodeStore
     from s2robot.data.features import FeatureCache
     from s2robot.encoders import load_encoder
@@ -17,10 +18,13 @@ def run(config: Any, verb: str) -> int | None:
 
     store = EpisodeStore(config.store)
     encoder = load_encoder(config.encoder, device=config.device)
-    cache, cameras = FeatureCache(config.cache), tuple(config.cameras)
-    result = encode_for_training(
-        store, encoder, cache, cameras, config.views, config.validation_fraction, config.stride
+    read = DataConfig(
+        tuple(config.cameras),
+        views=config.views,
+        stride=config.stride,
+        validation_fraction=config.validation_fraction,
     )
+    result = encode_for_training(store, encoder, FeatureCache(config.cache), read)
     if result.frames_s is None:
         print(f"all {len(store)} episodes were encoded already; features in {config.cache}")
     else:

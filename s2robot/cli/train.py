@@ -15,33 +15,31 @@ def run(config: Any, verb: str) -> int | None:
 
     from omegaconf import OmegaConf
 
-    from s2robot.data.checks import check_actions
     from s2robot.data.episodes import EpisodeStore
     from s2robot.data.features import FeatureCache
-    from s2robot.data.windows import flatten
     from s2robot.encoders import load_encoder
     from s2robot.encoders.backbone import resolve_device
     from s2robot.encoders.load import encoder_config
     from s2robot.pipeline.distributed import process_group
-    from s2robot.pipeline.encode import encode_for_training
+    from s2robot.pipeline.job import Job
     from s2robot.pipeline.recipe import recipe_from
     from s2robot.pipeline.rollout import RolloutPool
     from s2robot.pipeline.simulation import simulated_task
-    from s2robot.pipeline.train import Job, train
+    from s2robot.pipeline.train import train
 
     policy: Any = OmegaConf.to_container(config.policy, resolve=True)
     recipe = recipe_from(policy, config.recipe)
     store, cache, cameras = EpisodeStore(config.store), FeatureCache(config.cache), tuple(config.cameras)
     with process_group(str(resolve_device(config.device))) as group:
         encoder = load_encoder(config.encoder, device=str(group.device))
+        job = Job(store, encoder, encoder_config(config.encoder), cache, policy, cameras, recipe)
         pool: Any = nullcontext()
         if group.first:
-            check_actions(flatten(store), store.spec.action)  # before hours of encoding
-            encode_for_training(store, encoder, cache, cameras, recipe.views, recipe.validation_fraction, recipe.stride)
+            job.check()
+            job.encode()
             if recipe.rollouts:
                 pool = RolloutPool(simulated_task(store.spec), config.workers)
         group.wait()
-        job = Job(store, encoder, encoder_config(config.encoder), cache, policy, cameras, recipe)
         with pool as open_pool:
             result = train(job, Path(config.out), group, open_pool)
         if not group.first:

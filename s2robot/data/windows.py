@@ -147,43 +147,11 @@ class FlatEpisodes:
         longest, seen = int(self.lengths.max()), (observation_horizon - 1) * observation_stride + 1
         if max(action_chunk, seen) > longest:
             raise S2RobotError(
-                f"chunk={action_chunk} and observation_horizon={observation_horizon}, stride {observation_stride}, "
-                f"reach over {action_chunk} and {seen} steps, the longest episode has {longest}; give shorter horizons"
+                f"chunk={action_chunk} and observation_horizon={observation_horizon}, execute={observation_stride} "
+                f"steps apart, reach over {action_chunk} and {seen} steps, the longest episode has {longest}; give "
+                "shorter horizons"
             )
         return make_windows(self.lengths.tolist(), observation_horizon, action_chunk, observation_stride)
-
-
-def require_stride(stride: int, horizons: Horizons) -> None:
-    """Raise S2RobotError unless every `stride`-th step of an episode is all that its windows look at."""
-    if stride < 1 or (horizons.observation > 1 and horizons.execute % stride):
-        raise S2RobotError(
-            f"stride={stride}: give 1 or more, and with observation_horizon={horizons.observation} a divisor of "
-            f"execute={horizons.execute}, the steps between the observations of a decision"
-        )
-
-
-def split_episodes(store: EpisodeStore, validation_fraction: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids of the episodes to train on and of those held out: the last ones by seed, at least one of each.
-
-    Raises S2RobotError when that leaves nothing to train on.
-    """
-    held_out = max(1, round(validation_fraction * len(store)))
-    if held_out >= len(store):
-        raise S2RobotError(
-            f"{store.path} has {len(store)} episodes, of which validation_fraction={validation_fraction} holds out "
-            f"{held_out}: none is left to train on; collect more or hold out less"
-        )
-    return tuple(store.episodes[:-held_out]), tuple(store.episodes[-held_out:])
-
-
-def training_views(views: int) -> range:
-    """Ids of the views that training draws from: 1 to `views`, all shifted, or the plain frames (0) for none.
-
-    Raises S2RobotError for a negative number.
-    """
-    if views < 0:
-        raise S2RobotError(f"views={views}; give 0 for plain frames or how many shifted views to draw from")
-    return range(1, views + 1) if views else range(1)
 
 
 def flatten(store: EpisodeStore, episodes: Sequence[str] | None = None) -> FlatEpisodes:

@@ -104,14 +104,23 @@ def open_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def choose_checkpoint(run: Path, path: Path) -> None:
     """Note which checkpoint below `run` counts."""
-    write_json(run / CHOSEN, {"checkpoint": str(path.relative_to(run))})
+    body = {"checkpoint": str(path.relative_to(run))}
+    write_json(run / CHOSEN, {**body, "sha256": fingerprint(body)})
 
 
 def chosen_checkpoint(run: Path) -> Path | None:
-    """The checkpoint that was noted by `choose_checkpoint`."""
+    """The checkpoint that was noted by `choose_checkpoint`; None where none was, or, saying so, the note is damaged."""
     if not (run / CHOSEN).exists():
         return None
-    return run / str(read_json(run / CHOSEN)["checkpoint"])
+    try:
+        body: Any = read_json(run / CHOSEN)
+        intact = body.pop("sha256") == fingerprint(body)
+    except (DamagedError, AttributeError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        say(f"{run / CHOSEN} is damaged: the newest checkpoint is used until the same `s2robot train` chooses again")
+        return None
+    return run / str(body["checkpoint"])
 
 
 def load_tensors(path: Path, name: str, device: str | torch.device = "cpu") -> dict[str, Tensor]:

@@ -25,9 +25,9 @@ from s2robot.pipeline.agents import load_policy
 from s2robot.pipeline.checkpoint import verify_checkpoint
 from s2robot.pipeline.collect import collect
 from s2robot.pipeline.distributed import Group
-from s2robot.pipeline.encode import encode_for_training
 from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, policy_sha256
 from s2robot.pipeline.experiment import Arm, Experiment
+from s2robot.pipeline.job import Job
 from s2robot.pipeline.measure import InferenceCost, measure_inference
 from s2robot.pipeline.report.join import join_reports, read_report, require_joinable
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
@@ -35,7 +35,7 @@ from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
 from s2robot.pipeline.rollout import RolloutPool
 from s2robot.pipeline.seeds import parse_seeds
-from s2robot.pipeline.train import Job, TrainResult, train
+from s2robot.pipeline.train import TrainResult, train
 from s2robot.progress import clock, say
 from s2robot.storage import fingerprint, read_json, write_json
 
@@ -74,6 +74,8 @@ class Comparison:
         encoders = {arm.name: load_encoder(arm.encoder, device=self.device) for arm in arms}
         if {"s2", "large"} <= encoders.keys():
             matched(encoders["s2"], encoders["large"])
+        for arm in arms:  # what does not fit is said now, not after an hour
+            arm.check(encoders[arm.name], self.experiment.cameras)
         records, videos = {}, {}
         for task in self.experiment.tasks:
             records[task], videos[task] = self._task(task, encoders)
@@ -97,16 +99,16 @@ class Comparison:
                 "give another out= folder or delete that store"
             )
         arms = {arm.name: arm for arm in experiment.each_arm()}
-        speeds = {arm: self._encode(name, store, encoders[arm], arms[arm], folder / arm) for arm in arms}
+        jobs = {
+            arm: [self._job(store, arms[arm], encoders[arm], seed) for seed in experiment.train_seeds] for arm in arms
+        }
+        speeds = {arm: self._encode(name, jobs[arm][0], folder / arm) for arm in arms}
         records, videos = [], {}
         with RolloutPool(task, self.workers) as pool:
             runs: dict[str, list[TrainResult]] = {}
             for arm in arms.values():
                 with self._stage(f"{name}: train {arm.name}"):
-                    runs[arm.name] = [
-                        self._train(store, arm, encoders[arm.name], folder / arm.name, seed, pool)
-                        for seed in experiment.train_seeds
-                    ]
+                    runs[arm.name] = [self._train(job, folder / arm.name, pool) for job in jobs[arm.name]]
             for arm in arms.values():
                 trained = dict(zip(experiment.train_seeds, runs[arm.name], strict=True))
                 with self._stage(f"{name}: rollouts {arm.name}"):
@@ -120,13 +122,22 @@ class Comparison:
                     videos[arm.name] = clip
         return records, videos
 
-    def _encode(self, task: str, store: EpisodeStore, encoder: Encoder, arm: Arm, folder: Path) -> float | None:
+    def _job(self, store: EpisodeStore, arm: Arm, encoder: Encoder, seed: int) -> Job:
+        return Job(
+            store=store,
+            encoder=encoder,
+            encoder_config=arm.encoder,
+            cache=FeatureCache(self.out / "cache"),
+            policy=arm.policy,
+            cameras=self.experiment.cameras,
+            recipe=arm.recipe_of(seed),
+        )
+
+    def _encode(self, task: str, job: Job, folder: Path) -> float | None:
         """Fill the cache; the speed is that of the last time anything was computed."""
         with self._stage(f"{task}: encode {folder.name}"):
-            cache, recipe = FeatureCache(self.out / "cache"), arm.recipe_of(0)
-            result = encode_for_training(
-                store, encoder, cache, self.experiment.cameras, recipe.views, recipe.validation_fraction, recipe.stride
-            )
+            job.check()
+            result = job.encode()
         path = folder / "encode.json"
         if result.frames_s is not None:
             write_json(path, asdict(result))
@@ -137,19 +148,8 @@ class Comparison:
         last = read_json(path)
         return last["frames"] / last["seconds"]
 
-    def _train(
-        self, store: EpisodeStore, arm: Arm, encoder: Encoder, folder: Path, seed: int, pool: RolloutPool
-    ) -> TrainResult:
-        job = Job(
-            store=store,
-            encoder=encoder,
-            encoder_config=arm.encoder,
-            cache=FeatureCache(self.out / "cache"),
-            policy=arm.policy,
-            cameras=self.experiment.cameras,
-            recipe=arm.recipe_of(seed),
-        )
-        out = folder / f"seed{seed}-{fingerprint(job.identity())[:10]}"
+    def _train(self, job: Job, folder: Path, pool: RolloutPool) -> TrainResult:
+        out = folder / f"seed{job.recipe.seed}-{fingerprint(job.identity())[:10]}"
         return train(job, out, Group(0, 1, self._torch_device()), pool)
 
     def _evaluate(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2robot.progress import say
-from s2robot.storage import append_line, cut_torn_line, write_atomic
+from s2robot.storage import append_line, cut_torn_line, read_json_lines, write_atomic
 
 FILE = "curve.jsonl"
 
@@ -29,10 +29,8 @@ class Curve:
             return
         if self.path.exists():
             cut_torn_line(self.path)  # a kill may tear the last line
-            kept = [
-                line for line in self.path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step
-            ]
-            write_atomic(self.path, "".join(kept).encode())
+            kept = [point for point in read_json_lines(self.path) if point["step"] <= step]
+            write_atomic(self.path, "".join(json.dumps(point) + "\n" for point in kept).encode())
         if tensorboard:
             self._writer = _summary_writer(out / "tensorboard", step)
 
@@ -54,8 +52,7 @@ class Curve:
 def read_curve(out: Path) -> list[dict[str, float]]:
     """Points in order of steps; each step once, its values from all lines that name it."""
     points: dict[int, dict[str, float]] = {}
-    for line in (out / FILE).read_text().splitlines():
-        point = json.loads(line)
+    for point in read_json_lines(out / FILE):
         points.setdefault(point["step"], {}).update(point)
     return [points[step] for step in sorted(points)]
 

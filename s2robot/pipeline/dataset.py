@@ -10,31 +10,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from s2robot.data.actions import ActionChoice, require_pose, to_absolute
+from s2robot.data.actions import ActionChoice, absolute_spec, require_pose, to_absolute
 from s2robot.data.checks import check_actions, standing_still
+from s2robot.data.config import DataConfig
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise
-from s2robot.data.windows import (
-    FlatEpisodes,
-    Horizons,
-    Windows,
-    flatten,
-    require_stride,
-    split_episodes,
-    training_views,
-)
+from s2robot.data.windows import FlatEpisodes, Windows, flatten
 from s2robot.encoders.interface import Encoder
 from s2robot.errors import some
 from s2robot.pipeline.tokens import Tokens, load_tokens, on_device
 from s2robot.policies.batch import Batch, Inputs, Shapes
 from s2robot.progress import say
+from s2robot.types import DatasetSpec
 
 ACTION_FLOOR, PROPRIO_FLOOR = 0.05, 0.01
-DELTA = ActionChoice()
 
 
 @dataclass(frozen=True)
@@ -87,28 +80,20 @@ def load_training_data(
     store: EpisodeStore,
     encoder: Encoder,
     cache: FeatureCache,
-    cameras: Sequence[str],
-    views: int,
-    horizons: Horizons,
-    validation_fraction: float,
+    config: DataConfig,
     device: torch.device,
-    actions: ActionChoice = DELTA,
     features: str = "auto",
-    stride: int = 1,
 ) -> TrainingData:
-    """Read features and arrays of the whole store; the last episodes (by seed) are held out for validation.
+    """Read features and arrays of the whole store; what `config` holds out is for validation.
 
-    Windows are those of every `stride`-th step, so that no other frame's features are needed. `features` is where they
-    are kept: resident, streamed, or whichever fits (`tokens.load_tokens`). Raises S2RobotError naming `s2robot encode`
-    where features are missing, and where actions, horizons or the stride make no sense.
+    `features` is where tokens are kept: resident, streamed, or whichever fits (`tokens.load_tokens`). Raises
+    S2RobotError naming `s2robot encode` where features are missing, and where actions or horizons make no sense.
     """
-    require_stride(stride, horizons)
-    seen = tuple(cameras) if encoder.sizes else ()
-    flat = checked_episodes(store)
-    first_held_out = len(split_episodes(store, validation_fraction)[0])
-    encoded, tokens = flat.encoded(stride), {}
-    for camera in seen:
-        keys = _keys(store, encoder, flat.ids, camera, views, first_held_out, stride)
+    flat, actions = checked_episodes(store), config.actions
+    first_held_out = len(config.split(store)[0])
+    encoded, tokens = flat.encoded(config.stride), {}
+    for camera in config.cameras if encoder.sizes else ():
+        keys = _keys(store, encoder, flat.ids, camera, config, first_held_out)
         tokens[camera] = load_tokens(cache, keys, encoded.starts, device, features)
     fitted = slice(int(flat.starts[first_held_out]))  # no statistic knows what is held out
     proprio = Normalise.fit(flat.proprio[fitted], floor=PROPRIO_FLOOR)
@@ -118,8 +103,7 @@ def load_training_data(
         acted = to_absolute(flat.action, flat.proprio, store.spec.action)
     action = Normalise.fit(acted[fitted], actions.normalise, ACTION_FLOOR)
     labels = flat.labels.get("target_pos_w")
-    windows = flat.windows(horizons.observation, horizons.chunk, horizons.execute)
-    windows = windows.select(encoded.kept[windows.observation[:, -1]])
+    windows = config.windows(flat)
     train = Split(
         tokens=tokens,
         token_row=encoded.row,
@@ -133,7 +117,7 @@ def load_training_data(
     return TrainingData(
         train=train,
         validation=replace(train, windows=windows.select(windows.episode >= first_held_out)),
-        shapes=_shapes(encoder, seen, flat, acted),
+        shapes=shapes_of(encoder, store.spec, config),
         proprio=proprio,
         action=action,
         actions=actions,
@@ -152,16 +136,16 @@ def checked_episodes(store: EpisodeStore) -> FlatEpisodes:
     return flat
 
 
-def _shapes(
-    encoder: Encoder, cameras: tuple[str, ...], flat: FlatEpisodes, acted: Float32[np.ndarray, "s a"]
-) -> Shapes:
+def shapes_of(encoder: Encoder, spec: DatasetSpec, config: DataConfig) -> Shapes:
+    """What a policy on these data is built for."""
+    absolute = config.actions.representation == "absolute"
     return Shapes(
-        cameras=cameras,
+        cameras=config.cameras if encoder.sizes else (),
         grid=encoder.grid,
         channels=encoder.channels,
-        proprio=flat.proprio.shape[1],
-        goal=flat.goal.shape[1],
-        action=acted.shape[1],
+        proprio=len(spec.observation.proprio),
+        goal=len(spec.observation.goal),
+        action=len((absolute_spec(spec.action) if absolute else spec.action).names),
         scales=max(1, len(encoder.sizes)),
     )
 
@@ -171,17 +155,16 @@ def _keys(
     encoder: Encoder,
     ids: Sequence[str],
     camera: str,
-    views: int,
+    config: DataConfig,
     first_held_out: int,
-    stride: int,
 ) -> list[list[FeatureKey]]:
     """Of every view of training, for every episode; held-out ones have their plain frames everywhere."""
 
     def key(index: int, view: int) -> FeatureKey:
         shown = view if index < first_held_out else 0
-        return FeatureKey(encoder.fingerprint, store.fingerprint(ids[index]), camera, shown, stride)
+        return FeatureKey(encoder.fingerprint, store.fingerprint(ids[index]), camera, shown, config.stride)
 
-    return [[key(index, view) for index in range(len(ids))] for view in training_views(views)]
+    return [[key(index, view) for index in range(len(ids))] for view in config.view_ids]
 
 
 def _statistics(tokens: Tokens, frames: int) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:

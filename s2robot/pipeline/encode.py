@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from s2robot.data.config import DataConfig
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache, FeatureKey, shift_view
-from s2robot.data.windows import split_episodes, training_views
 from s2robot.encoders.interface import Encoder
 from s2robot.errors import S2RobotError
 from s2robot.progress import progress
@@ -68,22 +68,12 @@ def encode(
     return EncodeResult(frames, len({key.episode for key in keys}), time.perf_counter() - start_s)
 
 
-def encode_for_training(
-    store: EpisodeStore,
-    encoder: Encoder,
-    cache: FeatureCache,
-    cameras: Collection[str],
-    views: int,
-    validation_fraction: float,
-    stride: int = 1,
-) -> EncodeResult:
-    """Fill the cache with what training reads, every `stride`-th frame: shifted views of the training episodes, plain
-    held-out ones.
-    """
-    train, held_out = split_episodes(store, validation_fraction)
+def encode_for_training(store: EpisodeStore, encoder: Encoder, cache: FeatureCache, config: DataConfig) -> EncodeResult:
+    """Fill the cache with what training reads: shifted views of the training episodes, plain held-out ones."""
+    train, held_out = config.split(store)
     parts = [
-        encode(store, encoder, cache, cameras, training_views(views), train, stride),
-        encode(store, encoder, cache, cameras, (0,), held_out, stride),
+        encode(store, encoder, cache, config.cameras, config.view_ids, train, config.stride),
+        encode(store, encoder, cache, config.cameras, (0,), held_out, config.stride),
     ]
     return EncodeResult(*(sum(getattr(part, name) for part in parts) for name in ("frames", "episodes", "seconds")))
 

@@ -14,7 +14,16 @@ from s2robot.errors import MismatchError
 from s2robot.pipeline.report.outcomes import Outcome, read_outcomes, write_outcomes
 from s2robot.pipeline.rollout import Actor, Rollout, RolloutPool, rollout
 from s2robot.progress import progress
-from s2robot.storage import append_line, cut_torn_line, fingerprint, fsync_folder, read_json, write_atomic, write_json
+from s2robot.storage import (
+    append_line,
+    cut_torn_line,
+    fingerprint,
+    fsync_folder,
+    read_json,
+    read_json_lines,
+    write_atomic,
+    write_json,
+)
 
 EPISODES, TIMINGS, JOURNAL, IDENTITY, CLIPS = (
     "episodes.jsonl",
@@ -99,7 +108,7 @@ def _claim(out: Path, what: Evaluation) -> None:
 
 
 def _read_journal(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    return read_json_lines(path) if path.exists() else []
 
 
 def _keep_clip(folder: Path, episode: Rollout) -> None:

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from s2robot.configs import choice
+from s2robot.data.config import DataConfig
+from s2robot.encoders.interface import Encoder
 from s2robot.encoders.load import named_encoders
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.pipeline.recipe import Recipe, recipe_from
 from s2robot.pipeline.seeds import TEST_SEEDS, VALIDATION_SEEDS, parse_seeds
+from s2robot.policies.batch import Shapes
+from s2robot.policies.policy import build_policy
 
 POLICY_KEYS = ("policy", "policy_overrides", "recipe")  # of an arm; the others are its encoder's
 
@@ -27,6 +31,14 @@ class Arm:
     def recipe_of(self, train_seed: int) -> Recipe:
         """How one run is trained. Raises S2RobotError for an unknown key or a value of another type."""
         return recipe_from(self.policy, {**self.recipe, "seed": train_seed})
+
+    def check(self, encoder: Encoder, cameras: tuple[str, ...]) -> None:
+        """Raise S2RobotError for a policy that cannot be built on the encoder's tokens, whatever the task."""
+        recipe = self.recipe_of(0)
+        DataConfig.of_policy(self.policy, cameras, recipe.views, recipe.stride, recipe.validation_fraction)
+        seen, scales = (cameras if encoder.sizes else ()), max(1, len(encoder.sizes))
+        any_task = {"proprio": 1, "goal": 1, "action": 1}
+        build_policy(self.policy, Shapes(seen, encoder.grid, encoder.channels, scales=scales, **any_task))
 
     def setup(self) -> dict[str, Any]:
         """Policy and recipe, for the report."""

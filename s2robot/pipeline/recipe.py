@@ -9,7 +9,7 @@ from typing import Any
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.seeds import VALIDATION_SEEDS, parse_seeds
 
-PRECISIONS = ("float32", "bf16")
+PRECISIONS = ("float32", "tf32", "bf16")  # of training; TF32 is a GPU's, elsewhere the same as float32
 MACHINE = ("save_every_s", "compile", "tensorboard", "features")  # keys that do not change what is trained
 
 
@@ -73,7 +73,7 @@ class Recipe:
         """Steps of optimisation on so many windows: whole batches of every epoch, at least one."""
         return self.epochs * max(1, windows // self.batch_size)
 
-    def points(self, steps: int) -> list[int]:
+    def rollout_steps(self, steps: int) -> list[int]:
         """The steps of training at which the policy is rolled out; the last one is always among them."""
         return sorted({max(1, round(steps * i / self.rollouts)) for i in range(1, self.rollouts + 1)})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,9 @@ from s2robot.pipeline.checkpoint import (
 )
 from s2robot.pipeline.fit import StepRecord, TrainState
 from s2robot.progress import say
+from s2robot.storage import write_json
+
+FAILED = "failed_batch.json"
 
 
 class Run:
@@ -29,7 +31,8 @@ class Run:
 
     def __init__(self, out: Path, manifest: Mapping[str, Any], state: TrainState) -> None:
         self.out, self.manifest, self.state = out, manifest, state
-        self._losses: list[Tensor] = []  # since the last point
+        self._losses: list[Tensor] = []  # since the last point of the curve
+        self._unchecked: list[tuple[StepRecord, Tensor]] = []  # steps with their losses over all processes
         self._steps = 0  # since the last point or since it was resumed
         self._waited_s = self._stepped_s = self._before_s = 0.0
         self._start_s = self._saved_s = time.perf_counter()
@@ -58,12 +61,13 @@ class Run:
     def note(self, record: StepRecord, loss: Tensor) -> None:
         """Take down one step and its loss over all processes."""
         self._losses.append(loss)
+        self._unchecked.append((record, loss))
         self._steps += 1
         self._waited_s += record.data_s
         self._stepped_s += record.step_s
 
-    def point(self, record: StepRecord) -> dict[str, float]:
-        """Means since the last point: loss, speed, and the share of time that the step waited for data."""
+    def means(self, record: StepRecord) -> dict[str, float]:
+        """Means since they were last asked for: loss, speed, and the share of time that the step waited for data."""
         values = {
             "train_loss": float(torch.stack(self._losses).mean()),
             "lr": record.lr,
@@ -76,17 +80,22 @@ class Run:
         return values
 
     def require_finite(self, episodes: Callable[[int], list[str]]) -> None:
-        """Raise S2RobotError, naming the step and its episodes, where a loss since the last point is no number."""
-        bad = [i for i, loss in enumerate(torch.stack(self._losses).tolist()) if not math.isfinite(loss)]
-        if not bad:
+        """Raise S2RobotError where, since the last call, a loss or a gradient was no number: the weights are spoilt
+        from that step on, so nothing is to be saved. The step's `episodes` are named in `failed_batch.json`.
+        """
+        steps, self._unchecked = self._unchecked, []
+        values = torch.stack([torch.stack((loss, record.grad_norm.to(loss))) for record, loss in steps])
+        bad = (~values.isfinite()).any(1).nonzero()
+        if not len(bad):
             return
-        step = self.state.step - len(self._losses) + bad[0]
+        (loss, norm), step = values[bad[0, 0]].tolist(), steps[bad[0, 0]][0].step
+        drawn = episodes(step - 1)
+        write_json(self.out / FAILED, {"step": step, "loss": str(loss), "grad_norm": str(norm), "episodes": drawn})
         found = newest_checkpoint(self.out / CHECKPOINTS)
         kept = f"the checkpoint of step {found[1]['step']} is kept" if found else "no checkpoint was saved yet"
         raise S2RobotError(
-            f"the loss became {float(self._losses[bad[0]])} at step {step + 1}, whose batch draws from "
-            f"{some(episodes(step))}; {kept}; look for extreme values in these episodes or lower "
-            "recipe.lr"
+            f"the loss became {loss} and its gradient {norm} at step {step}, whose batch draws from {some(drawn)} "
+            f"({self.out / FAILED} has all); {kept}; look for extreme values in these episodes or lower recipe.lr"
         )
 
     def save_is_due(self, every_s: float) -> bool:

@@ -35,9 +35,9 @@ from s2robot.encoders.load import encoder_config
 from s2robot.errors import DamagedError, MismatchError, S2RobotError
 from s2robot.pipeline.agents import load_policy
 from s2robot.pipeline.distributed import Group
-from s2robot.pipeline.encode import encode_for_training
+from s2robot.pipeline.job import Job
 from s2robot.pipeline.recipe import recipe_from
-from s2robot.pipeline.train import Job, train
+from s2robot.pipeline.train import train
 from s2robot.policies.batch import Inputs, Shapes
 from s2robot.policies.policy import build_policy
 from s2robot.storage import fingerprint
@@ -166,8 +166,8 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     cache = FeatureCache(folder / "cache")
     policy = choice("policy", "bc_mlp")
     recipe = recipe_from(policy, {"epochs": 3, "batch_size": 16, "views": 0, "validation_fraction": 0.3, "warmup": 1})
-    encode_for_training(store, encoder, cache, ("front",), 0, recipe.validation_fraction)
     job = Job(store, encoder, encoder_config("base"), cache, policy, ("front",), recipe)
+    job.encode()
     train(job, folder / "run", Group(0, 1, torch.device("cpu")))
     return folder / "run", folder / "store"
 

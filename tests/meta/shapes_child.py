@@ -13,13 +13,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
-from s2robot.data.windows import Horizons
 from s2robot.encoders import Backbone, MultiscaleEncoder, multiscale_forward
-from s2robot.pipeline.dataset import load_training_data
 from s2robot.pipeline.distributed import Group
-from s2robot.pipeline.encode import encode_for_training
+from s2robot.pipeline.job import Job
 from s2robot.pipeline.recipe import recipe_from
-from s2robot.pipeline.train import EpochSampler, Job, train
+from s2robot.pipeline.sampler import EpochSampler
+from s2robot.pipeline.train import train
 from s2robot.policies.agent import Agent
 from s2robot.policies.policy import ChunkPolicy, build_policy
 from s2robot.types import ActionSpec, CameraSpec, DatasetSpec, Episode, Observation, ObservationSpec
@@ -59,10 +58,11 @@ def line(folder: Path, name: str) -> ChunkPolicy:
     store, cache = EpisodeStore(folder / "store"), FeatureCache(folder / "cache")
     config = {**choice("policy", name), "observation_horizon": 2, "aux_weight": 0.5}
     recipe = recipe_from(config, {"epochs": 1, "batch_size": 8, "validation_fraction": 0.3})
-    encode_for_training(store, encoder(), cache, CAMERAS, recipe.views, recipe.validation_fraction)
-    train(Job(store, encoder(), {}, cache, config, CAMERAS, recipe), folder / name, Group(0, 1, CPU))
-    horizons = Horizons(2, config["chunk"], config["execute"])
-    data = load_training_data(store, encoder(), cache, CAMERAS, recipe.views, horizons, 0.3, CPU)
+    job = Job(store, encoder(), {}, cache, config, CAMERAS, recipe)
+    job.check()
+    job.encode()
+    train(job, folder / name, Group(0, 1, CPU))
+    data = job.data(CPU)
     policy = build_policy(config, data.shapes)
     policy.loss(EpochSampler(data.train, 8, 0, 1)(0))
     agent = Agent(encoder(), policy, data.proprio, data.action, CAMERAS, rows=2)

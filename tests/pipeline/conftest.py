@@ -17,8 +17,8 @@ from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.pipeline.collect import collect
 from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode
+from s2robot.pipeline.job import Job
 from s2robot.pipeline.recipe import recipe_from
-from s2robot.pipeline.train import Job
 
 TASK = {**choice("task", "lift"), "frame_px": 48, "cameras": ["agentview"]}
 CAMERAS = ("agentview",)

@@ -19,12 +19,13 @@ from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.checkpoint import load_tensors
 from s2robot.pipeline.collect import demonstrate
 from s2robot.pipeline.distributed import Group
-from s2robot.pipeline.encode import encode, encode_for_training
+from s2robot.pipeline.encode import encode
 from s2robot.pipeline.evaluate import EPISODES, JOURNAL, Evaluation, evaluate, load_clips
+from s2robot.pipeline.job import Job
 from s2robot.pipeline.recipe import recipe_from
 from s2robot.pipeline.rollout import RolloutPool, rollout
 from s2robot.pipeline.seeds import parse_seeds
-from s2robot.pipeline.train import Job, train
+from s2robot.pipeline.train import train
 from s2robot.policies.agent import Agent
 from s2robot.policies.policy import build_policy
 from tests.policy_names import SMALL_POLICIES
@@ -174,8 +175,8 @@ def test_with_frames_swapped_between_episodes_success_falls_to_the_blind_arms(tm
             encoder = load_encoder(arm, device="cpu")
             config = choice("policy", "bc_mlp")
             recipe = recipe_from(config, {})
-            encode_for_training(store, encoder, cache, CAMERAS, recipe.views, recipe.validation_fraction)
             job = Job(store, encoder, choice("encoder", arm), cache, config, CAMERAS, recipe)
+            job.encode()
             result = train(job, tmp_path / arm, Group(0, 1, CPU))
             agent = load_policy(result.checkpoint, "cpu", rows=8)
             rates[arm] = np.mean([r.success for r in rollout(pool, agent, range(20000, 20040))])

@@ -13,31 +13,40 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from s2robot.configs import choice
-from s2robot.data.episodes import EpisodeStore
+from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
 from s2robot.encoders import load_encoder
-from s2robot.errors import S2RobotError
+from s2robot.errors import DamagedError, S2RobotError
 from s2robot.pipeline import select as select_module
 from s2robot.pipeline import tokens as tokens_module
 from s2robot.pipeline import train as train_module
 from s2robot.pipeline.agents import load_policy
-from s2robot.pipeline.checkpoint import choose_checkpoint, newest_checkpoint, open_checkpoint, save_checkpoint
+from s2robot.pipeline.checkpoint import (
+    choose_checkpoint,
+    chosen_checkpoint,
+    newest_checkpoint,
+    open_checkpoint,
+    save_checkpoint,
+)
 from s2robot.pipeline.distributed import Group
-from s2robot.pipeline.encode import encode_for_training
+from s2robot.pipeline.job import Job
 from s2robot.pipeline.recipe import Recipe, recipe_from
 from s2robot.pipeline.rollout import RolloutPool
-from s2robot.pipeline.run import Run
+from s2robot.pipeline.run import FAILED, Run
 from s2robot.pipeline.select import CANDIDATES, Candidates
-from s2robot.pipeline.train import Job, train
+from s2robot.pipeline.train import train
 from s2robot.policies.policy import ChunkPolicy
+from s2robot.storage import read_json
 from s2robot.types import Observation
 from tests.data.crash import run_and_kill
 from tests.policy_names import PIXEL_POLICIES
 
 from .conftest import ALONE, CAMERAS, SHORT, TASK, job, lines
 
+CPU = torch.device("cpu")
 DEATH = "while rolling out"
 
 
@@ -63,10 +72,32 @@ def test_the_checkpoint_is_the_point_that_solves_most_validation_seeds(
 def test_the_best_point_counts_and_the_latest_among_equals(tmp_path: Path, solved: list[int], best: int) -> None:
     candidates = Candidates(tmp_path, [10, 20, 30], range(10000, 10005))
     candidates.folder.mkdir()
-    scores = [{"step": step, "solved": k, "seeds": 5} for step, k in zip(candidates.points, solved, strict=True)]
+    scores = [{"step": step, "solved": k, "seeds": 5} for step, k in zip(candidates.steps, solved, strict=True)]
     (candidates.folder / "scores.jsonl").write_text("".join(json.dumps(score) + "\n" for score in scores))
     candidates.choose(tmp_path)
-    assert json.loads((tmp_path / "chosen.json").read_text()) == {"checkpoint": f"candidates/step-{best:08d}"}
+    assert chosen_checkpoint(tmp_path) == tmp_path / f"candidates/step-{best:08d}"
+
+
+def test_a_damaged_choice_is_said_and_made_again_and_a_damaged_line_is_named(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RolloutPool({**TASK, "horizon": 8}, 1) as pool:
+        short = job(demonstrations, cache, rollouts=2, rollout_seeds="10000:10002")
+        result = train(short, tmp_path, ALONE, pool)
+        note = tmp_path / "chosen.json"
+        intact = note.read_text()
+        other = intact.replace(result.checkpoint.name, "step-00000001")
+        for damage in ("{", "[]", '{"checkpoint": "candidates/step-00000010"}', other):
+            note.write_text(damage)
+            assert open_checkpoint(tmp_path)[0].parent.name == "checkpoints"
+            assert "chosen.json is damaged: the newest checkpoint is used until" in capsys.readouterr().err
+        assert train(short, tmp_path, ALONE, pool) == result
+        assert note.read_text() == intact
+        for file in (f"{CANDIDATES}/scores.jsonl", "curve.jsonl"):
+            (tmp_path / file).write_bytes(b"\xff{" + (tmp_path / file).read_bytes())
+            note.unlink(missing_ok=True)
+            with pytest.raises(DamagedError, match=r"jsonl, line 1 is damaged .*; delete that line"):
+                train(short, tmp_path, ALONE, pool)
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
@@ -124,10 +155,36 @@ def test_a_loss_that_is_no_number_stops_names_the_episodes_and_keeps_the_last_ch
         return real(self, batch) * (float("nan") if calls[0] == 6 and self.training else 1.0)
 
     monkeypatch.setattr(ChunkPolicy, "loss", breaks)
-    message = r"the loss became nan at step 6, whose batch draws from \d{6}.*; the checkpoint of step 5 is kept"
+    message = (
+        r"the loss became nan and its gradient nan at step 6, whose batch draws from \d{6}.*; the checkpoint of step 5 "
+    )
     with pytest.raises(S2RobotError, match=message):
         train(job(demonstrations, cache, save_every_s=0.0), tmp_path, ALONE)
     assert newest_checkpoint(tmp_path / "checkpoints")[1]["step"] == 5  # type: ignore[index]
+    assert set(read_json(tmp_path / FAILED)["episodes"]) <= set(demonstrations.episodes)
+
+
+@pytest.mark.parametrize("step", [6, None])  # None: the very last, after which no loss would tell
+def test_a_gradient_that_is_no_number_is_noticed_before_the_weights_are_saved(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int | None
+) -> None:
+    todo = job(demonstrations, cache, save_every_s=0.0 if step else 1e9)
+    data = todo.data(CPU)
+    spoilt = step or todo.recipe.steps(len(data.train))
+    real, calls = torch.nn.utils.clip_grad_norm_, [0]
+
+    def breaks(parameters: Any, clip: float) -> torch.Tensor:
+        calls[0] += 1
+        found = list(parameters)
+        if calls[0] == spoilt:
+            found[0].grad.fill_(float("inf"))
+        return real(found, clip)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", breaks)
+    with pytest.raises(S2RobotError, match=rf"its gradient (inf|nan) at step {spoilt}, whose batch draws from"):
+        train(todo, tmp_path, ALONE)
+    found = newest_checkpoint(tmp_path / "checkpoints")
+    assert found is None if step is None else found[1]["step"] == 5  # type: ignore[index]
 
 
 def test_a_process_that_saves_nothing_forgets_its_losses_at_every_point(
@@ -151,18 +208,6 @@ def test_a_process_that_saves_nothing_forgets_its_losses_at_every_point(
     train(short, tmp_path / "second", second)
     assert runs[1]._losses == []
     assert not (tmp_path / "second" / "curve.jsonl").exists()
-
-
-def test_privileged_training_without_labels_is_refused(
-    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = job(demonstrations, cache)
-    told = replace(told, policy=told.policy | {"aux_weight": 0.5})
-    bare = replace(told.data(ALONE.device).train, object_xy=None)
-    told_nothing = replace(told.data(ALONE.device), train=bare)
-    monkeypatch.setattr(Job, "data", lambda self, device: told_nothing)
-    with pytest.raises(S2RobotError, match=r"aux_weight=0\.5: .* has no label target_pos_w"):
-        train(told, tmp_path, ALONE)
 
 
 def test_a_damaged_choice_gives_way_to_the_newest_checkpoint(
@@ -247,7 +292,7 @@ def test_two_processes_have_the_losses_of_one(demonstrations: EpisodeStore, tmp_
     ("changes", "message"),
     [
         ({"rollout_seeds": "20000:20010"}, "leave those set apart for validation, 10000:20000"),
-        ({"precision": "fp16"}, "precision=fp16; allowed: float32, bf16"),
+        ({"precision": "fp16"}, "precision=fp16; allowed: float32, tf32, bf16"),
         ({"rollouts": -1}, "rollouts=-1 and warmup=2 at least 0"),
         ({"lr": 0.0}, "lr=0.0 and clip=1.0 above 0"),
     ],
@@ -257,6 +302,46 @@ def test_a_recipe_that_cannot_be_is_one_line(changes: dict[str, Any], message: s
     assert isinstance(plain, Recipe)
     with pytest.raises(S2RobotError, match=message):
         replace(plain, **changes)
+
+
+@pytest.mark.parametrize(
+    ("policy", "recipe", "message"),
+    [
+        ({"chunk": "ten"}, {}, r"policy bc_mlp: invalid literal .*'ten'; observation_horizon, chunk and execute are"),
+        ({"chunk": 900}, {}, r"chunk=900 and observation_horizon=1, execute=4 steps apart, reach over 900 and 1 steps"),
+        ({"execute": 9}, {}, r"execute=9, chunk=8: the first must be at least 1"),
+        ({"actions": {"unit": "m"}}, {}, r"policy bc_mlp: .*unexpected keyword argument 'unit'; .*representation"),
+        ({"observation_horizon": 2}, {"stride": 3}, r"stride=3: give 1 or more, and with observation_horizon=2 a div"),
+        ({"observation": {"pool": {"hiden": 3}}}, {}, r"configuration of KeypointPool: .*keys are grid, channels"),
+        ({"observation": {"pool": {"hidden": "x"}}}, {}, r"policy bc_mlp cannot be built: "),
+        (
+            {"head": {"clip": 1.0}},
+            {},
+            r"policy.head.clip=1.0 would cut z-scored actions off at 1.0 standard dev",
+        ),
+        ({}, {"validation_fraction": 0.99}, r"6 episodes, of which validation_fraction=0.99 holds out 6: none is left"),
+    ],
+)
+def test_what_would_stop_training_is_said_before_anything_is_encoded(
+    demonstrations: EpisodeStore, tmp_path: Path, policy: dict[str, Any], recipe: dict[str, Any], message: str
+) -> None:
+    todo = job(demonstrations, FeatureCache(tmp_path), **recipe)
+    with pytest.raises(S2RobotError, match=message):
+        replace(todo, policy=OmegaConf.to_container(OmegaConf.merge(todo.policy, policy))).check()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_policy_is_not_told_positions_that_nobody_recorded(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    writer = EpisodeWriter(tmp_path / "store", demonstrations.spec)
+    for name in demonstrations.episodes[:3]:
+        writer.write(replace(demonstrations.read(name), labels={}))
+    todo = job(EpisodeStore(tmp_path / "store"), FeatureCache(tmp_path / "cache"))
+    todo = replace(todo, policy={**todo.policy, "aux_weight": 0.5})
+    with pytest.raises(S2RobotError, match=r"aux_weight=0\.5: the demonstrations have no label target_pos_w"):
+        todo.check()
+    todo.encode()
+    with pytest.raises(S2RobotError, match=r"aux_weight=0\.5: the demonstrations have no label target_pos_w"):
+        train(todo, tmp_path / "run", ALONE)
 
 
 def test_rollouts_without_a_task_are_refused(demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path) -> None:
@@ -270,9 +355,9 @@ def test_a_policy_trained_end_to_end_goes_the_same_way(demonstrations: EpisodeSt
     small = {"encoder": choice("encoder", "base", {"sizes": [32]})} if name.startswith("lora") else {"crop": 40}
     policy = choice("policy", name, {"observation": small})
     recipe = recipe_from(policy, SHORT | {"epochs": 1, "views": None})
-    encode_for_training(demonstrations, encoder, cache, CAMERAS, recipe.views, recipe.validation_fraction)
-    config = choice("encoder", "pixels", {"size": 48})
-    result = train(Job(demonstrations, encoder, config, cache, policy, CAMERAS, recipe), tmp_path / "run", ALONE)
+    todo = Job(demonstrations, encoder, choice("encoder", "pixels", {"size": 48}), cache, policy, CAMERAS, recipe)
+    todo.encode()
+    result = train(todo, tmp_path / "run", ALONE)
     episode = demonstrations.read(demonstrations.episodes[0])
     seen = Observation({"agentview": episode.images["agentview"][0]}, episode.proprio[0], episode.goal, 0.0)
     actions = load_policy(result.checkpoint, "cpu").infer(seen)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from s2robot.configs import choice
+from s2robot.data.config import DataConfig
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise
@@ -22,8 +23,10 @@ from s2robot.pipeline import run as run_module
 from s2robot.pipeline.checkpoint import CHECKPOINTS, load_tensors, newest_checkpoint, save_checkpoint
 from s2robot.pipeline.dataset import checked_episodes, load_training_data
 from s2robot.pipeline.encode import encode, encode_for_training
+from s2robot.pipeline.job import Job
 from s2robot.pipeline.recipe import Recipe
-from s2robot.pipeline.train import EpochSampler, Job, train
+from s2robot.pipeline.sampler import EpochSampler
+from s2robot.pipeline.train import train
 from s2robot.policies.agent import Agent
 from s2robot.policies.batch import Shapes
 from s2robot.policies.policy import build_policy
@@ -43,6 +46,10 @@ RECIPE = Recipe(
 def run(store: EpisodeStore, cache: FeatureCache, out: Path, policy: str = "bc_mlp", **recipe: Any) -> Any:
     settings = replace(RECIPE, **recipe)
     return train(Job(store, patch_encoder(), {}, cache, choice("policy", policy), CAMERAS, settings), out, ALONE)
+
+
+def config(horizons: Horizons = Horizons(), **settings: Any) -> DataConfig:  # noqa: B008
+    return DataConfig(CAMERAS, horizons, validation_fraction=0.2, **settings)
 
 
 def test_cached_features_equal_the_live_encoder(demonstrations: EpisodeStore, cache: FeatureCache) -> None:
@@ -170,7 +177,7 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(
 
 
 def test_every_window_is_seen_once_per_epoch(demonstrations: EpisodeStore, cache: FeatureCache) -> None:
-    data = load_training_data(demonstrations, patch_encoder(), cache, CAMERAS, 2, Horizons(), 0.2, CPU)
+    data = load_training_data(demonstrations, patch_encoder(), cache, config(views=2), CPU)
     seen: list[float] = []
     sampler = EpochSampler(data.train, 16, seed=3, views=2)
     for step in range(len(data.train) // 16):
@@ -188,12 +195,11 @@ def test_a_stride_trains_on_every_nth_step_and_encodes_no_other(
 ) -> None:
     horizons, sparse = Horizons(observation=2, chunk=8, execute=4), FeatureCache(tmp_path)
     lengths = [demonstrations.entry(name).steps for name in demonstrations.episodes]
-    encoded = encode_for_training(demonstrations, patch_encoder(), sparse, CAMERAS, 1, 0.2, stride=4)
+    strided = config(horizons, stride=4)
+    encoded = encode_for_training(demonstrations, patch_encoder(), sparse, strided)
     assert encoded.frames == sum(-(-steps // 4) for steps in lengths)
-    every = load_training_data(demonstrations, patch_encoder(), cache, CAMERAS, 1, horizons, 0.2, CPU)
-    fourth = load_training_data(
-        demonstrations, patch_encoder(), sparse, CAMERAS, 1, horizons, 0.2, CPU, features=place, stride=4
-    )
+    every = load_training_data(demonstrations, patch_encoder(), cache, config(horizons), CPU)
+    fourth = load_training_data(demonstrations, patch_encoder(), sparse, strided, CPU, features=place)
     for full, part in ((every.train, fourth.train), (every.validation, fourth.validation)):
         rows = np.flatnonzero(full.windows.step % 4 == 0)
         plain = np.zeros(len(rows), np.int64)
@@ -203,15 +209,11 @@ def test_a_stride_trains_on_every_nth_step_and_encodes_no_other(
         torch.testing.assert_close(got.action, wanted.action, rtol=0, atol=0)
 
 
-def test_a_stride_that_misses_the_observations_of_a_decision_is_refused(
-    demonstrations: EpisodeStore, cache: FeatureCache
-) -> None:
+def test_a_stride_that_misses_the_observations_of_a_decision_is_refused() -> None:
     with pytest.raises(
         S2RobotError, match=r"stride=3: give 1 or more, and with observation_horizon=2 a divisor of exe"
     ):
-        load_training_data(
-            demonstrations, patch_encoder(), cache, CAMERAS, 1, Horizons(observation=2), 0.2, CPU, stride=3
-        )
+        config(Horizons(observation=2), stride=3)
     with pytest.raises(S2RobotError, match=r"stride=0 must be at least 1"):
         replace(RECIPE, stride=0)
 
@@ -220,7 +222,7 @@ def test_training_sees_observations_as_far_apart_as_decisions(
     demonstrations: EpisodeStore, cache: FeatureCache
 ) -> None:
     horizons = Horizons(observation=2, chunk=8, execute=4)
-    data = load_training_data(demonstrations, patch_encoder(), cache, CAMERAS, 1, horizons, 0.2, CPU)
+    data = load_training_data(demonstrations, patch_encoder(), cache, config(horizons), CPU)
     apart = np.diff(data.train.windows.observation, axis=1)[:, 0]
     np.testing.assert_array_equal(apart, np.minimum(data.train.windows.step, 4))
 
@@ -260,9 +262,9 @@ def test_a_frame_is_encoded_once_and_all_cameras_in_one_call() -> None:
 def agent_of(store: EpisodeStore, cache: FeatureCache, result: Any, policy: str, rows: int = 1) -> Agent:
     from s2robot.pipeline.checkpoint import load_tensors
 
-    config = choice("policy", policy)
-    data = load_training_data(store, patch_encoder(), cache, CAMERAS, 1, Horizons(chunk=int(config["chunk"])), 0.2, CPU)
-    net = build_policy(config, data.shapes)
+    job = Job(store, patch_encoder(), {}, cache, choice("policy", policy), CAMERAS, RECIPE)
+    data = job.data(CPU)
+    net = build_policy(job.policy, data.shapes)
     net.load_state_dict(load_tensors(result.checkpoint, "policy"))
     return Agent(patch_encoder(), net, data.proprio, data.action, CAMERAS, rows)
 

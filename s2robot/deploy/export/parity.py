@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
+from s2robot.data.config import DataConfig
 from s2robot.data.episodes import EpisodeStore
-from s2robot.data.windows import split_episodes
 from s2robot.deploy.bundle import Manifest, Precision
 from s2robot.deploy.check import FRAMES, Check, FeatureDifference
 from s2robot.deploy.runtime import BundlePolicy
@@ -69,7 +69,7 @@ def recorded_states(store: EpisodeStore, count: int, fraction: float, held_out: 
 
     Raises S2RobotError where the store has fewer.
     """
-    train, validation = split_episodes(store, fraction)
+    train, validation = DataConfig((), validation_fraction=fraction).split(store)
     episodes = list(validation if held_out else train)
     while held_out and sum(store.entry(e).steps for e in episodes) < count and len(episodes) < len(store):
         episodes = list(store.episodes[-len(episodes) - 1 :])

@@ -22,14 +22,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from s2robot.data.features import shift_view
-from s2robot.data.windows import split_episodes, training_views
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.bench.encoder import machine
 from s2robot.pipeline.dataset import Split, TrainingData
 from s2robot.pipeline.distributed import Group
-from s2robot.pipeline.encode import FRAMES_PER_BATCH, encode_for_training
+from s2robot.pipeline.encode import FRAMES_PER_BATCH
 from s2robot.pipeline.fit import StepRecord, fit
-from s2robot.pipeline.train import EpochSampler, Job, batch_loss, new_policy, new_state, train
+from s2robot.pipeline.job import Job, batch_loss, new_policy, new_state
+from s2robot.pipeline.sampler import EpochSampler
+from s2robot.pipeline.train import train
 from s2robot.policies.batch import Batch
 from s2robot.progress import progress
 
@@ -89,19 +90,18 @@ def bench_train(job: Job, out: Path, timing: Timing) -> TrainBench:
         torch.set_num_threads(timing.threads)
     device, recipe = job.encoder.device, job.recipe
     timed = 1 + timing.repeats * timing.cached_steps
-    trained_on = split_episodes(job.store, recipe.validation_fraction)[0]
+    job.check()
+    trained_on = job.data_config().split(job.store)[0]
     windows = sum(-(-job.store.entry(name).steps // recipe.stride) for name in trained_on)
     if timed > (steps := recipe.steps(windows)):
         raise S2RobotError(f"the recipe has {steps} steps, {timed} are to be timed; give fewer repeats or cached_steps")
-    encode_for_training(
-        job.store, job.encoder, job.cache, job.cameras, recipe.views, recipe.validation_fraction, recipe.stride
-    )
+    job.encode()
     trained = train(job, out, Group(0, 1, device))
     last = [point for point in trained.curve if "val_loss" in point][-1]
     data = job.data(device)
     turns = _take_turns(job, data, timing)
     cached_s, uncached_s = statistics.median(turns.cached_s), statistics.median(turns.uncached_s)
-    frames = len(data.train) * len(training_views(recipe.views)) + len(data.validation)
+    frames = len(data.train) * len(job.data_config().view_ids) + len(data.validation)
     encode_min = frames * len(job.cameras) / turns.frames_s / 60
     return TrainBench(
         policy=str(job.policy["name"]),
@@ -142,7 +142,7 @@ def as_text(result: TrainBench) -> Iterator[str]:
 
 def _take_turns(job: Job, data: TrainingData, timing: Timing) -> _Turns:
     recipe = job.recipe
-    sampler = EpochSampler(data.train, recipe.batch_size, recipe.seed, max(1, recipe.views))
+    sampler = EpochSampler(data.train, recipe.batch_size, recipe.seed, len(job.data_config().view_ids))
     live = _LiveBatches(job, data, sampler, 1 + timing.repeats * timing.uncached_steps)
     quick, slow = _Clocked(_steps(job, data, sampler)), _Clocked(_steps(job, data, live))
     for side in (quick, slow):
@@ -224,7 +224,7 @@ def _frames(
     found = [np.empty((len(rows), horizon, size.height, size.width, 3), np.uint8) for rows, _ in drawn]
     for index, name in enumerate(split.ids):
         images = job.store.read(name, images=[camera]).images[camera]
-        shown = [shift_view(images, view, job.store.entry(name).seed) for view in training_views(job.recipe.views)]
+        shown = [shift_view(images, view, job.store.entry(name).seed) for view in job.data_config().view_ids]
         for block, (rows, views) in zip(found, drawn, strict=True):
             for place in np.flatnonzero(windows.episode[rows] == index):
                 row = rows[place]
