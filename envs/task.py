@@ -23,7 +23,7 @@ from s2robot.data.actions import POSE_NAMES, to_delta
 from s2robot.envs.renderer import RENDERER_SETTINGS, LeanRenderer
 from s2robot.envs.world import CONTROL_RATE_HZ, LiftWorld, TableWorld
 from s2robot.errors import S2RobotError, unknown_name
-from s2robot.types import ActionSpec, CameraSpec, DatasetSpec, EndReason, Observation, ObservationSpec
+from s2robot.types import ActionSpec, CameraSpec, DatasetSpec, EndReason, Grasp, Observation, ObservationSpec
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 
@@ -85,6 +85,8 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         self.goal = np.zeros(len(self.goal_names), np.float32)
         self.steps = 0
         self.end: EndReason | None = None
+        self.grasp: Grasp | None = None  # the latest: privileged
+        self._closing = False
         self.action_space = spaces.Box(-1.0, 1.0, (len(ACTION_SPEC.names),), np.float32)
         self.observation_space: spaces.Space[Any] = spaces.Dict(
             {
@@ -136,12 +138,17 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         self.robot.gripper["right"].current_action = np.zeros(1)  # robosuite keeps the last episode's command
         self._start_episode(self.np_random)
         self.world.sim.forward()
-        self.steps, self.end = 0, None
+        self.steps, self.end, self.grasp, self._closing = 0, None, None, False
         return self._observe(), {"initial_state_sha256": self.state_sha256()}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """One control tick (50 ms). Reward 1 on success. `info["end"]` says `success` or `horizon` at the end."""
-        self.world.step(checked_action(action))
+        taken = checked_action(action)
+        if taken[-1]:  # neither opens nor closes otherwise
+            if taken[-1] > 0 and not self._closing:
+                self.grasp = self._grasp()
+            self._closing = bool(taken[-1] > 0)
+        self.world.step(taken)
         self.steps += 1
         if self.is_success():
             self.end = "success"
@@ -236,6 +243,12 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
     def eef_rot_w(self) -> Float64[np.ndarray, "3 3"]:
         """End-effector orientation, world."""
         return self.data.site_xmat[self._eef_site].reshape(3, 3).copy()
+
+    def _grasp(self) -> Grasp:
+        here, target = self.eef_pos_w(), self.target_pos_w()
+        others = [position for position in self.goal_positions_w() if not np.allclose(position, target)]
+        distances = [float(np.linalg.norm(here - position)) for position in (target, *others)]
+        return Grasp(distances[0], min(distances[1:], default=None))
 
     def finger_opening_m(self) -> float:
         """Distance between the fingers: 0 closed, 0.08 open."""

@@ -134,6 +134,16 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Grasp:
+    """Where the gripper was when it last began to close: distance (m) of the grip site to the centre of the object that
+    the goal names and to the nearest that another goal names, None where there is none. For the study of failures.
+    """
+
+    named_m: float
+    other_m: float | None
+
+
+@dataclass(frozen=True)
 class Observation:
     """One time step as a policy sees it. `images` holds only the cameras that were asked for."""
 

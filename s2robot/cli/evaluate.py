@@ -13,7 +13,7 @@ def run(config: Any, verb: str) -> int | None:
     """Write one outcome per episode and print the success rate with its interval."""
     from s2robot.pipeline.agents import load_policy
     from s2robot.pipeline.checkpoint import open_checkpoint
-    from s2robot.pipeline.evaluate import EPISODES, ROWS, Evaluation, evaluate, policy_sha256
+    from s2robot.pipeline.evaluate import EPISODES, ROWS, Evaluation, evaluate, policy_sha256, read_conduct
     from s2robot.pipeline.rollout import RolloutPool
     from s2robot.pipeline.seeds import parse_seeds
     from s2robot.pipeline.simulation import simulated_task
@@ -34,4 +34,6 @@ def run(config: Any, verb: str) -> int | None:
         f"{name}: {k}/{len(outcomes)} = {k / len(outcomes):.3f}, 95 % Wilson interval {interval.low:.3f} to "
         f"{interval.high:.3f}; outcomes in {Path(config.out) / EPISODES}"
     )
+    if told := read_conduct(Path(config.out)).sentence():
+        print(told)
     return None

@@ -25,11 +25,12 @@ from s2robot.pipeline.agents import load_policy
 from s2robot.pipeline.checkpoint import verify_checkpoint
 from s2robot.pipeline.collect import collect
 from s2robot.pipeline.distributed import Group
-from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, policy_sha256
+from s2robot.pipeline.evaluate import CLIPS, ROWS, Evaluation, evaluate, load_clips, policy_sha256, read_conduct
 from s2robot.pipeline.experiment import Arm, Experiment
 from s2robot.pipeline.job import Job
 from s2robot.pipeline.measure import InferenceCost, measure_inference
 from s2robot.pipeline.report.join import join_reports, read_report, require_joinable
+from s2robot.pipeline.report.outcomes import Outcome
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
@@ -115,7 +116,7 @@ class Comparison:
                     outcomes = {s: self._evaluate(name, arm.name, task, pool, s, r) for s, r in trained.items()}
                 with self._stage(f"{name}: measure {arm.name}"):
                     cost = self._measure(runs[arm.name][0])
-                run_records = [RunRecord(s, r.train_s, outcomes[s], _curve(r)) for s, r in trained.items()]
+                run_records = [_run_record(s, r, outcomes[s]) for s, r in trained.items()]
                 records.append(_arm_record(arm, encoders[arm.name], cost, speeds[arm.name], run_records))
                 clip = self._video(runs[arm.name][0], store.spec.action.rate_hz / arm.policy["execute"])
                 if clip:
@@ -154,7 +155,7 @@ class Comparison:
 
     def _evaluate(
         self, task: str, arm: str, task_config: Mapping[str, Any], pool: RolloutPool, seed: int, result: TrainResult
-    ) -> list[Any]:
+    ) -> list[Outcome]:
         digest = policy_sha256(verify_checkpoint(result.checkpoint))
         what = Evaluation(task, arm, seed, digest, task_config)
         agent = load_policy(result.checkpoint, self.device, rows=ROWS)
@@ -218,6 +219,11 @@ def _arm_record(
         encode_frames_s=frames_s,
         runs=runs,
     )
+
+
+def _run_record(seed: int, result: TrainResult, outcomes: list[Outcome]) -> RunRecord:
+    conduct = read_conduct(_rollout_folder(result))
+    return RunRecord(seed, result.train_s, outcomes, _curve(result), conduct.seam, conduct.failures)
 
 
 def _curve(result: TrainResult) -> list[CurvePoint]:

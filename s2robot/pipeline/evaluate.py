@@ -54,7 +54,8 @@ def policy_sha256(manifest: Mapping[str, Any]) -> str:
 
 
 def evaluate(what: Evaluation, agent: Actor, pool: RolloutPool, seeds: range, out: Path) -> list[Outcome]:
-    """Roll out every seed and write `episodes.jsonl` (outcomes, sorted) and `timings.jsonl` into `out`.
+    """Roll out every seed and write `episodes.jsonl` (outcomes, sorted) and `timings.jsonl` (what does not belong to an
+    outcome: seconds, decisions, seam and last grasp) into `out`.
 
     Each finished episode is journalled at once: a second start runs only what is missing. Raises MismatchError when
     `out` holds an evaluation of something else.
@@ -70,7 +71,10 @@ def evaluate(what: Evaluation, agent: Actor, pool: RolloutPool, seeds: range, ou
         rollout(pool, agent, missing, _recorded_camera(what)), len(seeds), label, "episode", len(seeds) - len(missing)
     ):
         outcome = _outcome(what, episode)
-        timing = {"seconds": episode.seconds, "decisions": episode.decisions, "seam": episode.seam}
+        grasp = None if episode.grasp is None else asdict(episode.grasp)
+        timing = {
+            "seconds": episode.seconds, "decisions": episode.decisions, "seam": episode.seam, "grasp": grasp
+        }  # fmt: skip
         _keep_clip(out / CLIPS, episode)
         lines[episode.seed] = {**asdict(outcome), "timing": timing}
         append_line(out / JOURNAL, json.dumps(lines[episode.seed]))
@@ -79,6 +83,44 @@ def evaluate(what: Evaluation, agent: Actor, pool: RolloutPool, seeds: range, ou
     timings = "".join(json.dumps({"seed": line["seed"], **line["timing"]}) + "\n" for line in chosen)
     write_atomic(out / TIMINGS, timings.encode())
     return read_outcomes(out / EPISODES)
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How the rollouts in a folder went beside their outcomes. `seam` is the mean over episodes, None where chunks do
+    not overlap. `failures` counts failed episodes by where the gripper last began to close: nearer to the object that
+    the goal names ("missed"), nearer to another ("other"), or never ("open"). `failed_mm` are its distances (mm) to
+    the named object in those that closed.
+    """
+
+    seam: float | None
+    failures: Mapping[str, int]
+    failed_mm: tuple[float, ...]
+
+    def sentence(self) -> str:
+        """For people; empty without failures."""
+        told = {"missed": "closed at the named object", "other": "closed nearer to another", "open": "never closed"}
+        parts = [f"{count} {told[kind]}" for kind, count in self.failures.items() if count]
+        distance = f"; {np.median(self.failed_mm):.0f} mm from the named one at the median" if self.failed_mm else ""
+        return f"failures: {', '.join(parts)}{distance}" if parts else ""
+
+
+def read_conduct(out: Path) -> Conduct:
+    """Of a finished evaluation in `out`."""
+    failed = {outcome.seed for outcome in read_outcomes(out / EPISODES) if not outcome.success}
+    lines = read_json_lines(out / TIMINGS)
+    seams = [line["seam"] for line in lines if line["seam"] is not None]
+    if any("grasp" not in line for line in lines):  # by an earlier version
+        return Conduct(float(np.mean(seams)) if seams else None, {}, ())
+    kinds, distances = dict.fromkeys(("missed", "other", "open"), 0), []
+    for grasp in (line["grasp"] for line in lines if line["seed"] in failed):
+        if grasp is None:
+            kinds["open"] += 1
+            continue
+        elsewhere = grasp["other_m"] is not None and grasp["other_m"] < grasp["named_m"]
+        kinds["other" if elsewhere else "missed"] += 1
+        distances.append(1e3 * grasp["named_m"])
+    return Conduct(float(np.mean(seams)) if seams else None, kinds, tuple(distances))
 
 
 def _recorded_camera(what: Evaluation) -> str:

@@ -20,7 +20,7 @@ from s2robot.errors import S2RobotError
 from s2robot.execution import initialise_worker, worker_environment
 from s2robot.gl import select_gl_backend
 from s2robot.policies.memory import EpisodeMemory
-from s2robot.types import EndReason, Observation
+from s2robot.types import EndReason, Grasp, Observation
 
 SLOTS = 8  # environments that run at once, whatever the number of workers
 
@@ -63,6 +63,7 @@ class Reply:
     steps: int
     end: EndReason | None
     initial_state_sha256: str
+    grasp: Grasp | None = None
 
 
 @dataclass
@@ -79,6 +80,7 @@ class Rollout:
     seconds: float
     decisions: int
     seam: float | None
+    grasp: Grasp | None
     clip: list[np.ndarray] = field(default_factory=list)
 
 
@@ -169,7 +171,7 @@ def _carry_out(request: Request, envs: dict[int, Any], initial: dict[int, str], 
         assert request.actions is not None
         env.step_chunk(request.actions, request.representation)
     observation = None if env.end else env.observe(request.cameras)
-    return Reply(request.slot, observation, env.steps, env.end, initial[request.slot])
+    return Reply(request.slot, observation, env.steps, env.end, initial[request.slot], env.grasp)
 
 
 @dataclass
@@ -231,5 +233,6 @@ def _finish(episode: _Running, reply: Reply) -> Rollout:
         seconds=time.perf_counter() - episode.start_s,
         decisions=episode.decisions,
         seam=float(np.mean(episode.memory.seams)) if episode.memory.seams else None,
+        grasp=reply.grasp,
         clip=episode.clip,
     )

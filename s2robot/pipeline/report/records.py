@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -45,12 +45,16 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One training run of an arm and the rollouts of its checkpoint."""
+    """One training run of an arm and the rollouts of its checkpoint: their outcomes, the mean seam between chunks, and
+    failures by kind (`evaluate.Conduct`).
+    """
 
     train_seed: int
     train_s: float
     outcomes: Sequence[Outcome]
     curve: Sequence[CurvePoint] = ()
+    seam: float | None = None
+    failures: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def run_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "infer_ms": arm["policy_ms"]["1"],
             "infer_50_ms": arm["policy_ms"]["50"],
             "params": arm["policy_params"],
+            "seam": run.get("seam"),
         }
         for task, content in report["tasks"].items()
         for arm in content["arms"]
@@ -219,6 +224,8 @@ def _run(run: RunRecord, success: np.ndarray) -> dict[str, Any]:
         "train_seed": run.train_seed,
         "train_s": _finite(run.train_s),
         "success": {"k": int(success.sum()), "n": int(success.size)},
+        "seam": _finite(run.seam),
+        "failures": dict(run.failures),
         "by_state": "".join("1" if solved else "0" for solved in success),
         "curve": {
             "step": [point.step for point in run.curve],

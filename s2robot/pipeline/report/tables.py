@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+KINDS = ("missed", "other", "open")  # of failures
 BOLD, RESET = "\033[1m", "\033[0m"
 
 
@@ -45,7 +46,7 @@ def arm_table(task: Mapping[str, Any]) -> Table:
     """Cost and success of each arm of a task."""
     header = (
         "arm", "success", "rate %", "95 % interval", "sizes px", "GMAC/image", "/decision", "params M", "p50 ms",
-        "p95 ms", "policy ms", "peak MB", "frames/s", "train s",
+        "p95 ms", "policy ms", "peak MB", "frames/s", "train s", "seam", "missed/other/open",
     )  # fmt: skip
     return Table(header, tuple(_arm_cells(arm) for arm in task["arms"]))
 
@@ -89,6 +90,9 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         "GMAC: 10^9 multiply-accumulates, per image of the encoder, per decision of encoder and policy. params: of "
         "both. p50, p95: latency of one decision at batch 1. peak: memory of a process that does nothing else, "
         "libraries included. frames/s: of encoding. Equal MACs are not equal milliseconds.",
+        "seam: how far a chunk's first action lies from what the chunk before had planned for that tick (mean absolute "
+        "difference, normalised actions). missed/other/open: failures by where the gripper last began to close: "
+        "nearest to the named object, nearer to another, or never.",
         _setup_note(report["setup"]),
     ]
     contents = [report["setup"], *report["setup"].get("own", {}).values()]
@@ -173,6 +177,8 @@ def _arm_cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
     success, latency = arm["success"], arm["latency_ms"]
     low, high = success["wilson95"]
     train_s = [run["train_s"] for run in arm["runs"] if run["train_s"] is not None]
+    seams = [run["seam"] for run in arm["runs"] if run.get("seam") is not None]
+    failed = [run for run in arm["runs"] if run.get("failures")]
     return (
         arm["name"],
         f"{success['k']}/{success['n']}",
@@ -188,6 +194,8 @@ def _arm_cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
         _number(arm["peak_mb"], ".0f"),
         _number(arm["encode_frames_s"], ".0f"),
         _number(sum(train_s) / len(train_s) if train_s else None, ".0f"),
+        _number(sum(seams) / len(seams) if seams else None, ".3f"),
+        "/".join(str(sum(run["failures"][kind] for run in failed)) for kind in KINDS) if failed else "-",
     )
 
 
