@@ -21,7 +21,7 @@ from s2robot.envs.scene_objects import HELD_OUT_KINDS, KIND_NAMES, NO_ALBEDO, dr
 from s2robot.envs.world import TABLE_HEIGHT_M, TableWorld
 from s2robot.errors import S2RobotError
 
-GENERATOR_VERSION = 3  # raised whenever a seed would give another frame than before
+GENERATOR_VERSION = 4  # raised whenever a seed would give another frame than before
 FIRST_SEED = 1_000_000
 BACKGROUND, TABLE, ROBOT, FIRST_OBJECT = 0, 1, 2, 3
 ITEMS = stock()
@@ -153,7 +153,8 @@ class SceneGenerator:
             place = np.clip(middle + rng.uniform(-spread_m, spread_m, 2), -0.36, 0.36)
             z_m = TABLE_HEIGHT_M + look.half_height_m + (rng.uniform(0.02, 0.25) if lifted[i] else 0.0)
             turn_rad = rng.uniform(-np.pi, np.pi)
-            quat = rng.normal(size=4) if lifted[i] else _yaw_quat(turn_rad)
+            tumbled = lifted[i] and rng.random() < 0.5  # half of those in the air stand: a tilt does not give them away
+            quat = rng.normal(size=4) if tumbled else _yaw_quat(turn_rad)
             if item.kind == "box" and not lifted[i]:
                 yaw_rad[i] = turn_rad
             self.data.qpos[address : address + 3] = [*place, z_m]
@@ -172,8 +173,8 @@ class SceneGenerator:
         self.model.light_dir[0] = [rng.uniform(-1, 1), rng.uniform(-1, 1), -1.0]
         self.model.light_diffuse[0] = rng.uniform(0.2, 1.0) * rng.uniform(0.85, 1.0, 3)
         self.model.light_specular[0] = rng.uniform(0.0, 0.5)
-        self.model.mat_specular[:] = rng.uniform(0.0, 0.8)
-        self.model.mat_shininess[:] = rng.uniform(0.0, 1.0)
+        self.model.mat_specular[:] = rng.uniform(0.0, 0.8, self.model.nmat)
+        self.model.mat_shininess[:] = rng.uniform(0.0, 1.0, self.model.nmat)
         self.model.vis.headlight.ambient[:] = rng.uniform(0.15, 0.5)
         self.model.vis.headlight.diffuse[:] = rng.uniform(0.2, 0.7)
 

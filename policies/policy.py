@@ -80,7 +80,7 @@ class ChunkPolicy(nn.Module):
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Scalar training loss."""
         context = self.observation(batch.inputs)
-        loss = self.head.loss(context, batch.action, batch.mask)
+        loss = batch.weight * self.head.loss(context, batch.action, batch.mask)
         if self.auxiliary is not None and batch.object_xy is not None:
             guess = self.auxiliary(context.flatten(1))
             loss = loss + self.aux_weight * F.smooth_l1_loss(10.0 * guess, 10.0 * batch.object_xy)

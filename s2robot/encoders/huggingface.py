@@ -19,9 +19,8 @@ from s2robot.encoders.hub import download
 from s2robot.encoders.state_file import first_line, read_state
 from s2robot.encoders.vision_model import (
     CONFIG_ERRORS,
-    VisionTokens,
+    Loaded,
     check_weights_kind,
-    geometry,
     model_config,
     prepared,
     pretrained_model,
@@ -29,7 +28,7 @@ from s2robot.encoders.vision_model import (
     random_model,
 )
 from s2robot.errors import S2RobotError, unknown_name
-from s2robot.storage import read_json, sha256_file
+from s2robot.storage import read_json
 
 EMBEDDED = "embedded:"
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -75,37 +74,43 @@ def huggingface_backbone(
     Raises S2RobotError with what to place where when files are missing or there is no network, MismatchError when
     the folder is not what the card says, DamagedError when weights do not load or do not cover the model.
     """
-    layer, files = -1 if card is None else card.layer, list[Path]()
-    if card is not None and (check_weights_kind(weights) == "random" or Path(path).expanduser().is_file()):
-        config, file = model_config(card.model), Path(path).expanduser()
-        if weights == "random":
-            model = random_model(config, seed)
-        else:
-            model, files = pretrained_model(config, file, read_state(file)), [file]
-        mean, std, architecture = tuple(card.mean), tuple(card.std), dict(card.model)
+    file, random = Path(path).expanduser(), check_weights_kind(weights) == "random"
+    if card is not None and random:
+        loaded = Loaded(random_model(model_config(card.model), seed), card.mean, card.std, card.model)
+    elif file.is_file():
+        loaded = _from_file(file, card)
     else:
-        folder = find_folder(path, need_weights=check_weights_kind(weights) == "pretrained")
-        raw, (mean, std) = read_json(folder / "config.json"), _mean_std(folder)
-        config = _vision_config(folder)
-        if card is not None:
-            card.require(config, mean, std, folder)
-        if weights == "random":
-            model = random_model(config, seed)
-        else:
-            model, files = pretrained_model(config, folder), _weight_files(folder)
-        if model.main_input_name != "pixel_values":
-            raise S2RobotError(
-                f"{path} is a {config.model_type!r}, not a vision model: its input is {model.main_input_name}"
-            )
+        loaded = _from_folder(find_folder(path, need_weights=not random), seed if random else None, card)
+    name = path.removeprefix(EMBEDDED) + (f"-random{seed}" if random else "")
+    return loaded.backbone(name) if card is None else loaded.backbone(name, card.layer, card.licence)
+
+
+def _from_file(file: Path, card: Card | None) -> Loaded:
+    if card is None:
+        raise S2RobotError(
+            f"{file} is a file of weights, which says neither architecture nor normalisation; give the folder with its "
+            "config.json and preprocessor_config.json, or take an encoder of the catalogue"
+        )
+    model = pretrained_model(model_config(card.model), file, read_state(file))
+    return Loaded(model, card.mean, card.std, card.model, [file])
+
+
+def _from_folder(folder: Path, seed: int | None, card: Card | None) -> Loaded:
+    """With the folder's weights, or random ones where there is a `seed`."""
+    raw = read_json(folder / "config.json")
+    config, (mean, std) = _vision_config(folder), _mean_std(folder)
+    if card is not None:
+        card.require(config, mean, std, folder)
+    model = pretrained_model(config, folder) if seed is None else random_model(config, seed)
+    if model.main_input_name != "pixel_values":
+        raise S2RobotError(
+            f"{folder} is a {config.model_type!r}, not a vision model: its input is {model.main_input_name}"
+        )
+    if card is None:
         architecture = {key: value for key, value in raw.items() if key not in NOT_ARCHITECTURE}
-    tokens = VisionTokens(model, layer)
-    side, patch, prefix_tokens = geometry(tokens)
-    if layer != -1:
-        architecture["layer"] = layer
-    name = path.removeprefix(EMBEDDED) + (f"-random{seed}" if weights == "random" else "")
-    licence = "" if card is None else card.licence
-    origin = {"licence": licence, "files": {file.name: sha256_file(file) for file in files}}
-    return Backbone(tokens, name, patch, prefix_tokens, mean, std, side, architecture, origin)
+    else:  # as for its file of weights alone: the same model has one fingerprint
+        architecture = dict(card.model)
+    return Loaded(model, mean, std, architecture, _weight_files(folder) if seed is None else ())
 
 
 def find_folder(path: str, need_weights: bool = True) -> Path:

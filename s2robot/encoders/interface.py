@@ -12,6 +12,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from s2robot.encoders.cost import Cost
+from s2robot.storage import fingerprint
 
 
 class Features(NamedTuple):
@@ -54,3 +55,11 @@ class Encoder(Protocol):
     def weights_sha256(self) -> str:
         """Hash of the weights as they are now: equal before and after training."""
         ...
+
+
+def weights_identity(encoder: Encoder) -> str:
+    """sha256 of the files that the weights came from, the same on machines that compute in other precisions; of the
+    weights as they are now where they came from none.
+    """
+    files = encoder.spec().get("origin", {}).get("files")
+    return fingerprint(sorted(files.values())) if files else encoder.weights_sha256()

@@ -89,6 +89,8 @@ def tile_counts(sizes: Sequence[int], tile: int | None = None) -> list[int]:
 
     The side of a tile is size / count and may come out smaller than `tile`: 192 at tile 112 is 2 x 2 tiles of 96 px.
     """
+    if isinstance(sizes, int):
+        raise S2RobotError(f"sizes={sizes}; give a list of sides in px, e.g. [{sizes}]")
     if not sizes or min(sizes) < 1 or list(sizes) != sorted(set(sizes)):
         raise S2RobotError(f"sizes={list(sizes)}; give at least one side in px, ascending, each once, e.g. [112, 224]")
     tile = sizes[0] if tile is None else tile
@@ -97,7 +99,7 @@ def tile_counts(sizes: Sequence[int], tile: int | None = None) -> list[int]:
     counts = [math.ceil(size / tile) for size in sizes]
     for size, count in zip(sizes, counts, strict=True):
         if size % count:
-            near = round(size / count) * count
+            near = max(1, round(size / tile)) * tile  # a patch that divides the tile divides it too
             raise S2RobotError(
                 f"size {size} does not divide into {count} x {count} tiles of at most {tile} px; use {near}"
             )

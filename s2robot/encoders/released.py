@@ -22,15 +22,13 @@ from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.encoders.hub import download, is_hub_id
 from s2robot.encoders.state_file import read_state
 from s2robot.encoders.vision_model import (
-    VisionTokens,
+    Loaded,
     check_weights_kind,
-    geometry,
     model_config,
     pretrained_model,
     random_model,
 )
 from s2robot.errors import S2RobotError, unknown_name
-from s2robot.storage import sha256_file
 
 
 @dataclass(frozen=True)
@@ -168,21 +166,15 @@ def released_backbone(
     """
     if layout not in LAYOUTS:
         raise unknown_name("layout", layout, LAYOUTS)
-    config = model_config(card.model)
-    names = [file] if isinstance(file, str) else list(file)
+    config, names = model_config(card.model), [file] if isinstance(file, str) else list(file)
     name = Path(names[0]).stem
     if check_weights_kind(weights) == "random":
-        model, name, files = random_model(config, seed), f"{name}-random{seed}", {}
+        loaded, name = Loaded(random_model(config, seed), card.mean, card.std, card.model), f"{name}-random{seed}"
     else:
         found = find_file(path, names, card.source)
         state = LAYOUTS[layout].translate(read_state(found, LAYOUTS[layout].inside))
-        model = pretrained_model(config, found, state, others=())
-        files = {found.name: sha256_file(found)}
-    tokens = VisionTokens(model, card.layer)
-    side, patch, prefix_tokens = geometry(tokens)
-    architecture = {**card.model, "layer": card.layer}
-    origin = {"licence": card.licence, "files": files}
-    return Backbone(tokens, name, patch, prefix_tokens, card.mean, card.std, side, architecture, origin)
+        loaded = Loaded(pretrained_model(config, found, state, others=()), card.mean, card.std, card.model, [found])
+    return loaded.backbone(name, card.layer, card.licence)
 
 
 def find_file(path: str, files: Sequence[str], source: str = "") -> Path:

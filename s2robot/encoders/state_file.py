@@ -22,24 +22,43 @@ LOAD_ERRORS = (
 )  # fmt: skip
 
 
+# What a file of another kind begins with; what torch writes begins otherwise.
+OTHER_KINDS = {
+    b"<": "it is a web page",
+    b"version https://git-lfs": "it is a Git LFS pointer: fetch the file itself with `git lfs pull`",
+}
+
+
 def first_line(error: BaseException) -> str:
     """Of an error's message, or its type where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+def load_reason(error: BaseException) -> str:
+    """Why weights did not load. torch's own text for what `weights_only` refuses advises to load it without."""
+    if "weights_only" in str(error) or "Weights only" in str(error):
+        return "it holds more than tensors, or is damaged; what could run code is never loaded"
+    return first_line(error)
+
+
 def read_state(file: Path, inside: str = "") -> dict[str, Tensor]:
-    """The named tensors of a file, at its top or under the key `inside`.
+    """The named tensors of a file, at its top or under the key `inside`; its content counts, not its suffix.
 
     Raises DamagedError where the file is neither safetensors nor PyTorch's, is truncated, or holds something else.
     """
+    begin = b""
     try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        # Command lines are all that training scripts put beside the tensors; a Namespace is a plain record.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        with open(file, "rb") as opened:
+            begin = opened.read(32)
+            if begin[8:9] == b"{":  # eight bytes of length, then a header of JSON
+                return safetensors.torch.load_file(file)
+            opened.seek(0)  # not by its path, whose suffix torch would go by
+            # Command lines are all that training scripts put beside the tensors; a Namespace is a plain record.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(opened, map_location="cpu", weights_only=True)
     except LOAD_ERRORS as error:
-        raise DamagedError(f"{file} does not load as weights ({first_line(error)}); get it again") from error
+        other = next((what for start, what in OTHER_KINDS.items() if begin.startswith(start)), None)
+        raise DamagedError(f"{file} does not load as weights: {other or load_reason(error)}; get it again") from error
     state = content.get(inside, content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DamagedError(f"{file} holds no named tensors, at its top or under {inside!r}; is it a checkpoint's file?")

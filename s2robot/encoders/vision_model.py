@@ -10,7 +10,8 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,11 @@ from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from s2robot.encoders.backbone import Backbone
 from s2robot.encoders.cost import READS_VALUES, shapes_alone
-from s2robot.encoders.state_file import LOAD_ERRORS, first_line
+from s2robot.encoders.state_file import LOAD_ERRORS, first_line, load_reason
 from s2robot.errors import DamagedError, S2RobotError, some
+from s2robot.storage import sha256_file
 
 # Convolutional networks that take any size, such as ResNet, do not say at which they were trained.
 IMAGENET_SIDE = 224
@@ -73,6 +76,25 @@ class VisionTokens(nn.Module):
         """By plain products, or by the kernel that the model came with; the same but for rounding."""
         if isinstance(self.model, transformers.PreTrainedModel):
             self.model.set_attn_implementation("eager" if plain else self._published_attention)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its weights, how its publisher normalises images, and the `files` that the weights came from."""
+
+    model: nn.Module
+    mean: Sequence[float]
+    std: Sequence[float]
+    architecture: Mapping[str, Any]
+    files: Sequence[Path] = ()
+
+    def backbone(self, name: str, layer: int = -1, licence: str = "") -> Backbone:
+        """Frozen, giving the tokens of `layer`."""
+        tokens = VisionTokens(self.model, layer)
+        side, patch, prefix_tokens = geometry(tokens)
+        architecture = {**self.architecture, **({} if layer == -1 else {"layer": layer})}
+        origin = {"licence": licence, "files": {file.name: sha256_file(file) for file in self.files}}
+        return Backbone(tokens, name, patch, prefix_tokens, self.mean, self.std, side, architecture, origin)
 
 
 class Geometry(NamedTuple):
@@ -150,16 +172,21 @@ def pretrained_model(
                 **_options(config),
             )
     except LOAD_ERRORS as error:
-        raise DamagedError(f"{source}: the weights do not load ({first_line(error)})") from error
+        raise DamagedError(f"{source}: the weights do not load: {load_reason(error)}") from error
     # transformers fills what is absent with random values and only warns: features would be noise.
     allowed = re.compile("|".join(OTHERS if others is None else others) or "$^")
     misshapen = [f"{name} is {tuple(came)}, not {tuple(want)}" for name, came, want in loaded["mismatched_keys"]]
-    _require_none("lack", loaded["missing_keys"], source)
-    _require_none("have other shapes than the architecture:", misshapen, source)
     unexpected = [name for name in loaded["unexpected_keys"] if not allowed.search(name)]
-    _require_none("have what the architecture does not:", unexpected, source)
+    _require_none(
+        source,
+        {
+            "lack": loaded["missing_keys"],
+            "have other shapes than the architecture:": misshapen,
+            "have what the architecture does not:": unexpected,
+        },
+    )
     broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
-    _require_none("are NaN or infinite in", broken, source)
+    _require_none(source, {"are NaN or infinite in": broken})
     return model
 
 
@@ -224,12 +251,14 @@ def _options(config: Any) -> dict[str, Any]:
     return {"add_pooling_layer": False} if config.model_type == "vit" else {}
 
 
-def _require_none(what: str, names: Any, source: Path) -> None:
-    found = sorted(map(str, names))
-    if found:
+def _require_none(source: Path, faults: Mapping[str, Iterable[Any]]) -> None:
+    """Raise DamagedError with the tensors of every fault, under the names that transformers gives them."""
+    found = {what: sorted(map(str, names)) for what, names in faults.items()}
+    told = [f"{what} {some(names, LISTED)} ({len(names)} tensors)" for what, names in found.items() if names]
+    if told:
         raise DamagedError(
-            f"{source}: the weights {what} {some(found, LISTED)} ({len(found)} tensors); "
-            "is it the file of another model, or damaged?"
+            f"{source}: the weights {' and '.join(told)}, as transformers names them; is it the file of another model, "
+            "or damaged?"
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import FeatureCache
-from s2robot.encoders.interface import Encoder
+from s2robot.encoders.interface import Encoder, weights_identity
 from s2robot.encoders.load import load_encoder
 from s2robot.encoders.match import matched
 from s2robot.errors import S2RobotError
@@ -206,7 +206,7 @@ def _arm_record(
         name=arm.name,
         encoder=encoder.name,
         sizes=encoder.sizes,
-        weights_sha256=encoder.weights_sha256() if encoder.sizes else None,
+        weights_sha256=weights_identity(encoder) if encoder.sizes else None,
         gmac_image=cost.gmac_image,
         gmac_decision=cost.gmac_decision,
         params=cost.params,

@@ -147,7 +147,7 @@ class _Loss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Scalar."""
-        return self.policy.loss(batch) * batch.weight
+        return self.policy.loss(batch)
 
 
 def require_frozen(encoder: Encoder) -> None:

@@ -106,12 +106,12 @@ def load_tokens(
 
 
 class Prefetch(Generic[T]):
-    """`batches(step)` with the next few made in a thread meanwhile. Use as a context manager."""
+    """`batches(step)` with the next few made in threads meanwhile. Use as a context manager."""
 
-    def __init__(self, batches: Callable[[int], T]) -> None:
-        self._batches = batches
+    def __init__(self, batches: Callable[[int], T], threads: int = 1) -> None:
+        self._batches, self._ahead = batches, max(AHEAD, threads)
         self._made: dict[int, Future[T]] = {}
-        self._pool = ThreadPoolExecutor(1)
+        self._pool = ThreadPoolExecutor(threads)
 
     def __enter__(self) -> Prefetch[T]:
         return self
@@ -120,7 +120,7 @@ class Prefetch(Generic[T]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __call__(self, step: int) -> T:
-        for ahead in range(step, step + 1 + AHEAD):
+        for ahead in range(step, step + 1 + self._ahead):
             if ahead not in self._made:
                 self._made[ahead] = self._pool.submit(self._batches, ahead)
         return self._made.pop(step).result()

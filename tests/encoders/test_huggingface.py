@@ -264,7 +264,7 @@ BAD_FOLDERS = {
     "no processor": r'lacks preprocessor_config.json; write one with "image_mean"',
     "no mean": r'holds no "image_mean"',
     "truncated": "the weights do not load",
-    "pickle that runs code": "the weights do not load",
+    "pickle that runs code": "the weights do not load: it holds more than tensors, or is damaged; what could run",
     "empty": "the weights do not load",
     "tensors of a deeper model": r"the weights have what the architecture does not: layers.2.*\(16 tensors\)",
     "no such width": "does not know the model of .*hidden_size",
@@ -300,8 +300,18 @@ def test_a_file_of_weights_is_enough_where_a_card_says_the_rest(model_folder):
     folder, _ = model_folder("clip")
     card = Card.parse(CARD)
     alone = huggingface_backbone(str(folder / "model.safetensors"), card=card)
-    assert alone.weights_sha256() == huggingface_backbone(str(folder), card=card).weights_sha256()
+    whole = huggingface_backbone(str(folder), card=card)
+    fingerprints = {MultiscaleEncoder(b, (32,), dtype="float32").fingerprint for b in (alone, whole)}
+    assert len(fingerprints) == 1
     assert list(alone.origin["files"]) == ["model.safetensors"]
+
+
+def test_a_file_of_weights_without_a_card_says_what_to_give(model_folder):
+    file = model_folder("vit")[0] / "model.safetensors"
+    with pytest.raises(
+        S2RobotError, match=r"is a file of weights, which says neither architecture nor .*; give the fo"
+    ):
+        huggingface_backbone(str(file))
 
 
 def test_the_blocks_after_the_layer_that_is_read_cost_nothing(model_folder):

@@ -151,6 +151,8 @@ def damage(case: Case, file: Path, how: str) -> None:
             save(case, state | {"blocks.0.attn.qkv.weight": torch.zeros(100, 32)}, file)
         case "not weights":
             file.write_text("<html>404</html>")
+        case "Git LFS":
+            file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
         case "runs code":
             file.write_bytes(pickle.dumps({"model": Evil()}))
         case "no tensors":
@@ -173,10 +175,11 @@ BAD_FILES = {
     "empty": "does not load as weights",
     "truncated, as torch wrote before 1.6": "does not load as weights",
     "rows that three do not divide": "the weights lack",
-    "not weights": "does not load as weights",
-    "runs code": "does not load as weights",
+    "not weights": "does not load as weights: it is a web page; get it again",
+    "Git LFS": "does not load as weights: it is a Git LFS pointer: fetch the file itself with `git lfs pull`",
+    "runs code": "does not load as weights: it holds more than tensors, or is damaged; what could run code is never",
     "no tensors": "holds no named tensors, at its top or under 'model'",
-    "missing tensors": r"the weights lack layers.1.* and 11 more \(16 tensors\)",
+    "missing tensors": r"the weights lack layers.1.* and 11 more \(16 tensors\), as transformers names them",
     "another architecture": r"have what the architecture does not: .*relative_position.*\(2 tensors\)",
     "another width": r"layernorm.bias is \(48,\), not \(32,\), layernorm.weight is \(48,\), not \(32,\)",
     "NaN": r"are NaN or infinite in layernorm.bias \(1 tensors\)",
@@ -191,6 +194,15 @@ def test_a_bad_file_is_one_clear_line(how, message, tmp_path):
         load(CASES["mae"], tmp_path)
     assert "\n" not in str(raised.value)
     assert "weights.pth" in str(raised.value)
+
+
+def test_a_renamed_file_is_known_by_its_content(tmp_path):
+    case = CASES["mae"]
+    state = random_state(case)
+    save(case, state, tmp_path / "pickled.safetensors")
+    save_file(state, tmp_path / "safe.pth")
+    one, other = (load(case, tmp_path, name) for name in ("pickled.safetensors", "safe.pth"))
+    assert one.weights_sha256() == other.weights_sha256()
 
 
 def test_a_missing_file_says_what_to_place_where(tmp_path, monkeypatch):

@@ -49,6 +49,33 @@ def test_an_episode_is_a_function_of_its_seed_whatever_came_before(task: Build, 
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_a_grasp_is_where_the_gripper_last_began_to_close(task: Build, name: str) -> None:
+    env = task(name)
+    env.reset(seed=3)
+    still = np.zeros(6)
+    assert env.grasp is None
+    env.step(np.append(still, -1.0))
+    env.step(np.append(still, 0.1))  # within the dead band: nothing is told
+    assert env.grasp is None
+    here, goals = env.eef_pos_w(), env.goal_positions_w()
+    env.step(np.append(still, 1.0))
+    first = env.grasp
+    assert first is not None
+    assert first.named_m == pytest.approx(np.linalg.norm(here - env.target_pos_w()), abs=1e-3)
+    distances = sorted(np.linalg.norm(here - goals, axis=1))
+    others = [d for d in distances if abs(d - first.named_m) > 1e-3]
+    assert first.other_m == (pytest.approx(others[0], abs=1e-3) if others else None)
+    for move in (1.0, 1.0, 1.0):
+        env.step(np.array([0, 0, -move, 0, 0, 0, 1.0]))
+    assert env.grasp is first, "it has been closing all the time"
+    env.step(np.append(still, -1.0))
+    env.step(np.append(still, 1.0))
+    assert env.grasp.named_m < first.named_m
+    env.reset(seed=3)
+    assert env.grasp is None
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_the_expert_succeeds_and_the_episode_says_so(task: Build, name: str) -> None:
     assert expert_successes(task(name), range(5)) >= 4
 

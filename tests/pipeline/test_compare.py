@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from s2robot.configs import choice, names
+from s2robot.encoders import load_encoder
 from s2robot.errors import S2RobotError
 from s2robot.pipeline import compare as compare_module
 from s2robot.pipeline.compare import Comparison
@@ -99,6 +100,16 @@ def check_report(out: Path, report: dict[str, Any]) -> None:
 def test_every_shipped_experiment_can_be_built(name: str) -> None:
     built = Experiment.from_config(choice("experiment", name))
     assert built.setup()["policy"]["_target_"].startswith("s2robot.")
+    for arm in built.each_arm():
+        if not str(arm.encoder.get("path")).startswith("outputs/"):  # weights that a script puts there
+            arm.check(load_encoder(arm.encoder, device="cpu"), built.cameras)
+
+
+def test_a_policy_that_does_not_fit_its_encoder_is_found_before_anything_runs() -> None:
+    odd = {"a": {"encoder": "base", "policy": "diffusion_unet", "policy_overrides": {"chunk": 15}}}
+    [arm] = replace(SMALL, arms=(odd,)).each_arm()
+    with pytest.raises(S2RobotError, match="15"):
+        arm.check(load_encoder("base", device="cpu"), ("agentview",))
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from s2robot.cli.main import main
 from s2robot.configs import choice, names
 from s2robot.encoders import load_encoder
+from s2robot.encoders.huggingface import WEIGHTS_FOLDER
 from s2robot.envs.random_scenes import GENERATOR_VERSION
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.fit import Schedule, TrainState, fit
+from s2robot.pipeline.pretrain import frames as frames_module
 from s2robot.pipeline.pretrain import run as pretrain_module
 from s2robot.pipeline.pretrain.crops import CELLS, FAR_CELLS, FIRST_OBJECT, ROBOT, CropBatch, CropSampler
 from s2robot.pipeline.pretrain.dense import DenseLabels, mean_where_known
 from s2robot.pipeline.pretrain.frames import KEYS, SHARD_FRAMES, FrameSet, generate_frames
 from s2robot.pipeline.pretrain.mae import MaskedReconstruction, _patches, _visible_tokens
-from s2robot.pipeline.pretrain.run import PretrainConfig, Pretrainer, build_vit, pretrain
+from s2robot.pipeline.pretrain.run import PretrainConfig, Pretrainer, build_vit, export_weights, pretrain
 from s2robot.storage import write_json
 
 PX, OBJECTS = 64, 2
@@ -199,6 +202,39 @@ def test_every_shipped_size_trains_and_loads(
     encoder = load_encoder("hf", path=str(tmp_path / "weights"), sizes=[side], device="cpu")
     assert (encoder.backbone.image_size, encoder.channels) == (side, width)
     assert max(path.stat().st_size for path in (tmp_path / "weights").iterdir()) < 15 * 2**20
+
+
+def test_the_weights_of_the_package_are_small_files_in_half_precision() -> None:
+    files = [path for path in WEIGHTS_FOLDER.rglob("*") if path.is_file()]
+    assert max(path.stat().st_size for path in files) < 15 * 2**20
+    assert sum(path.stat().st_size for path in files) < 60e6
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    assert len(weights) >= 2
+    assert {tensor.dtype for path in weights for tensor in load_file(path).values()} == {torch.float16}
+
+
+def test_large_weights_are_cut_into_small_files(tmp_path: Path) -> None:
+    wide = config(tmp_path, tmp_path, hidden_size=768, heads=12, layers=2, tile_px=224)
+    folder = export_weights(build_vit(wide), wide, tmp_path / "weights", "")
+    shards = sorted(folder.glob("model-*-of-*.safetensors"))
+    assert len(shards) > 1
+    assert max(path.stat().st_size for path in shards) < 15 * 2**20
+    assert load_encoder("hf", path=str(folder), sizes=[224], device="cpu").channels == 768
+
+
+def test_frames_are_drawn_once_and_again_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames_module, "SHARD_FRAMES", 2)
+    generate_frames(tmp_path / "one", 4, 1_000_000, PX, workers=0)
+    generate_frames(tmp_path / "two", 6, 1_000_000, PX, workers=0)
+    for key in frames_module.KEYS:
+        for shard in range(2):
+            name = f"{key}-{shard:04d}.npy"
+            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    drawn: list[int] = []
+    monkeypatch.setattr(frames_module, "draw_shard", lambda task: drawn.append(task.index) or task.index)
+    (tmp_path / "two" / f"{frames_module.KEYS[-1]}-0001.npy").unlink()  # a kill between two arrays of a shard
+    generate_frames(tmp_path / "two", 6, 1_000_000, PX, workers=0)
+    assert drawn == [1]
 
 
 def test_the_robots_many_cells_do_not_dilute_the_objects_offsets() -> None:

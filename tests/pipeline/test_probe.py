@@ -24,7 +24,7 @@ from s2robot.pipeline.probe.probes import PROBES
 from s2robot.pipeline.probe.reconstruct import frame_errors, reconstruct
 from s2robot.pipeline.probe.run import Row, bootstrap
 from s2robot.pipeline.probe.scores import MIN_PIXELS, Tokens, balanced
-from s2robot.pipeline.probe.table import correlate
+from s2robot.pipeline.probe.table import correlate, reconstructions_as_text
 
 QUICK = Training(steps=300)
 FRAMES, HELD_OUT, SHA = 600, 100, "ab" * 32
@@ -155,6 +155,60 @@ def test_scores_by_hand():
     assert mean_balanced(np.array([never, always, both])) == pytest.approx(75)
 
 
+def told(labels: dict[str, np.ndarray], what: np.ndarray | None) -> Tokens:
+    """Tokens that carry `what` (f, c) of each frame everywhere, or noise."""
+    rng = np.random.default_rng(8)
+    values = rng.normal(size=(FRAMES, 4)) if what is None else what
+    return Tokens(torch.from_numpy(np.repeat(values[:, None], 49, axis=1)).half(), (7, 7), HELD_OUT)
+
+
+@pytest.mark.parametrize(
+    ("probe", "known", "blind"),
+    [
+        ("joints", 3, 14.3),  # uniform within +-0.5 rad: 0.25 rad from the middle on average
+        ("kind", 95, 25),  # of four
+        ("size", 5, 29),  # log-uniform from 2 to 8 cm
+        ("orientation", 3, 22.5),
+        ("contact", 95, 50),
+        ("depth", 4, 29),  # log-uniform as well
+        ("segmentation", 95, None),
+    ],
+)
+def test_each_probe_measures_in_its_unit_from_what_is_known_to_nothing(
+    probe: str, known: float, blind: float | None
+) -> None:
+    rng = np.random.default_rng(7)
+    kind, lifted = rng.integers(4, size=(FRAMES, 1)), rng.random((FRAMES, 1)) < 0.5
+    size_m, yaw = 0.02 * 4 ** rng.random((FRAMES, 1)), rng.uniform(-np.pi, np.pi, (FRAMES, 1))
+    joints, depth_m = rng.uniform(-0.5, 0.5, (FRAMES, 7)), 0.5 * 4 ** rng.random((FRAMES, 1))
+    shown = rng.integers(1, 3, size=(FRAMES, 1))  # table, or an object
+    labels = {
+        "kind": kind.astype(np.uint8), "size_m": size_m.astype(np.float32), "yaw_rad": yaw.astype(np.float32),
+        "lifted": lifted, "joints_rad": joints, "centre_px": np.full((FRAMES, 1, 2), 7.0, np.float32),
+        "depth_m": np.broadcast_to(depth_m[..., None], (FRAMES, 28, 28)),
+        "code": np.full((FRAMES, 14, 14), 3, np.uint8),
+    }  # fmt: skip
+    if probe == "segmentation":
+        labels["code"] = np.where(shown[..., None] == 1, 1, 3) * np.ones((FRAMES, 14, 14), np.uint8)
+    answers = {
+        "joints": joints, "kind": np.eye(4)[kind[:, 0]], "size": np.log(size_m), "contact": lifted,
+        "orientation": np.concatenate([np.cos(4 * yaw), np.sin(4 * yaw)], 1), "depth": np.log(depth_m),
+        "segmentation": shown,
+    }  # fmt: skip
+    training, about = Training(steps=300, lr=1e-2), PROBES[probe]
+    for what, wanted in ((answers[probe].astype(float), known), (None, blind)):
+        if wanted is None:
+            continue
+        for head, frames in about.heads(told(labels, what), labels, training):
+            found = value(probe, head, frames)
+            if what is None:
+                assert found == pytest.approx(wanted, rel=0.2), head
+            elif about.lower_is_better:
+                assert found < wanted, head
+            else:
+                assert found > wanted, head
+
+
 def test_an_interval_covers_the_mean_nineteen_times_in_twenty():
     rng = np.random.default_rng(0)
     inside = 0
@@ -207,6 +261,7 @@ def test_reconstruction_of_what_is_linear_and_of_noise():
     assert half.bits == pytest.approx(1.0, abs=0.1)
     assert half.r2_ci95[0] < half.r2 < half.r2_ci95[1]
     assert half.ratio == pytest.approx(1)
+    assert reconstructions_as_text([half]).splitlines()[1].split()[-2:] == [f"{half.bits:.2f}", "1.00"]
     nothing = reconstruct("a", data, "b", Tokens(noise, (7, 7), HELD_OUT))
     assert nothing.r2 == pytest.approx(0, abs=0.01)
     other_grid = frame_errors(data, Tokens(torch.zeros(400, 16, 5), (4, 4), HELD_OUT))

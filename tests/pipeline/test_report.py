@@ -17,7 +17,7 @@ from s2robot.errors import DamagedError, MismatchError, S2RobotError
 from s2robot.pipeline.report.join import join_reports, read_report
 from s2robot.pipeline.report.outcomes import Outcome, aggregate, read_outcomes, write_outcomes
 from s2robot.pipeline.report.plots import DARK, LIGHT, _apart, _clusters, learning_curves, success_against_gmac
-from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
+from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report, run_rows
 from s2robot.pipeline.report.tables import arm_table, notes, print_report, task_heading, to_markdown, to_text
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
@@ -249,6 +249,7 @@ def test_every_trained_policy_has_a_row_of_its_own(tmp_path):
     assert rows[1] | {"success": 0} == {
         "policy": "bc_mlp", "task": "lift", "arm": "s2", "train_seed": 1, "success": 0, "train_min": 31 / 60,
         "infer_ms": 0.8, "infer_50_ms": 4.0, "params": 480_000,
+        "seam": None,
     } | {"train_min": pytest.approx(31 / 60, rel=1e-5)}  # fmt: skip
 
 
@@ -258,9 +259,28 @@ def test_tables_name_every_arm_and_dash_what_an_arm_lacks():
     cells = [dict(zip(table.header, row, strict=True)) for row in table.rows]
     assert (cells[0]["success"], cells[0]["GMAC/image"], cells[0]["p50 ms"]) == ("3/4", "1.42", "9.7")
     assert (cells[1]["peak MB"], cells[1]["frames/s"], cells[1]["sizes px"]) == ("-", "-", "-")
+    assert (cells[0]["seam"], cells[0]["missed/other/open"]) == ("-", "-")
     lines = to_text(table).splitlines()
     assert len({line.index("/4") for line in lines[2:]}) == 1
     assert {line.count("|") for line in to_markdown(table).splitlines()} == {len(table.header) + 1}
+
+
+def test_seams_and_kinds_of_failure_are_those_of_all_runs():
+    told = arm("s2", [[1, 0, 0], [0, 0, 1]])
+    kinds = [{"missed": 2, "other": 0, "open": 0}, {"missed": 0, "other": 1, "open": 1}]
+    runs = [replace(run, seam=0.1 + i, failures=kinds[i]) for i, run in enumerate(told.runs)]
+    built = report(replace(told, runs=runs))
+    table = arm_table(built["tasks"]["lift"])
+    cells = dict(zip(table.header, table.rows[0], strict=True))
+    assert (cells["seam"], cells["missed/other/open"]) == ("0.600", "2/1/1")
+    assert [row["seam"] for row in run_rows(built)] == [0.1, 1.1]
+
+
+def test_an_arm_that_trains_its_vision_is_called_an_upper_line():
+    trained = replace(arm("s2", [[1, 0]]), name="resnet", encoder="pixels")
+    [line] = [line for line in notes(report(arm("base", [[1, 0]]), trained)) if "trained from pixels" in line]
+    assert line.startswith("Vision is trained from pixels, not frozen, in resnet: an upper line")
+    assert not [line for line in notes(two_arms()) if "trained from pixels" in line]
 
 
 class Terminal(io.StringIO):

@@ -20,9 +20,10 @@ from s2robot.pipeline.checkpoint import load_tensors
 from s2robot.pipeline.collect import demonstrate
 from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import encode
-from s2robot.pipeline.evaluate import EPISODES, JOURNAL, Evaluation, evaluate, load_clips
+from s2robot.pipeline.evaluate import EPISODES, JOURNAL, TIMINGS, Evaluation, evaluate, load_clips, read_conduct
 from s2robot.pipeline.job import Job
 from s2robot.pipeline.recipe import recipe_from
+from s2robot.pipeline.report.outcomes import Outcome, write_outcomes
 from s2robot.pipeline.rollout import RolloutPool, rollout
 from s2robot.pipeline.seeds import parse_seeds
 from s2robot.pipeline.train import train
@@ -66,6 +67,9 @@ def test_outcomes_are_the_same_bytes_with_one_worker_and_two_and_after_a_resume(
             evaluate(what(), agent, pool, seeds, tmp_path / str(workers))
     one, two = ((tmp_path / str(w) / EPISODES).read_bytes() for w in (1, 2))
     assert one == two
+    timings = [[json.loads(line) for line in (tmp_path / str(w) / TIMINGS).read_text().splitlines()] for w in (1, 2)]
+    for key in ("seam", "grasp", "decisions"):
+        assert [line[key] for line in timings[0]] == [line[key] for line in timings[1]]
     assert [json.loads(line)["seed"] for line in one.splitlines()] == list(seeds)
     journal = tmp_path / "2" / JOURNAL
     kept = journal.read_text().splitlines()[:2]
@@ -134,6 +138,30 @@ def test_one_episode_can_be_overfitted_and_replayed_in_the_simulator(tmp_path: P
     agent = trained(store, cache, tmp_path / "run", 600, name, **exact)
     with RolloutPool(TASK, 1) as pool:
         assert [r.success for r in rollout(pool, agent, [seed])] == [True]
+
+
+def test_failures_are_told_apart_by_where_the_gripper_closed(tmp_path: Path) -> None:
+    grasps = [None, (0.02, 0.1), (0.1, 0.03), (0.04, None), (0.01, 0.1)]
+    outcomes = [
+        Outcome("lift", "s2", 0, seed, "ab", seed == 4, 200, "success" if seed == 4 else "horizon") for seed in range(5)
+    ]
+    write_outcomes(tmp_path / EPISODES, outcomes)
+    told = [None if g is None else {"named_m": g[0], "other_m": g[1]} for g in grasps]
+    lines = [{"seed": seed, "seam": 0.1 * seed, "grasp": grasp} for seed, grasp in enumerate(told)]
+    write(tmp_path, lines)
+    conduct = read_conduct(tmp_path)
+    assert conduct.failures == {"missed": 2, "other": 1, "open": 1}
+    assert conduct.seam == pytest.approx(0.2)
+    assert conduct.sentence() == (
+        "failures: 2 closed at the named object, 1 closed nearer to another, 1 never closed; 40 mm from the named one "
+        "at the median"
+    )
+    write(tmp_path, [{"seed": 0, "seam": None}])
+    assert read_conduct(tmp_path).failures == {}, "an evaluation by an earlier version says nothing"
+
+
+def write(folder: Path, lines: list[dict[str, Any]]) -> None:
+    (folder / TIMINGS).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_an_unknown_camera_reaches_the_user_as_one_line(agent: Agent) -> None:

@@ -274,7 +274,13 @@ def test_batches_are_made_ahead_and_come_in_order() -> None:
 
 def test_two_processes_have_the_losses_of_one(demonstrations: EpisodeStore, tmp_path: Path) -> None:
     plain = ["policy.head.dropout=0.0", "policy.observation.proprio_noise=0.0", f"store={demonstrations.path}"]
-    plain += ["encoder=blind", "device=cpu", "recipe.tensorboard=false", f"cache={tmp_path / 'cache'}"]
+    plain += [
+        "policy.aux_weight=0.5",
+        "encoder=blind",
+        "device=cpu",
+        "recipe.tensorboard=false",
+        f"cache={tmp_path / 'cache'}",
+    ]
     plain += [f"recipe.{key}={value}" for key, value in SHORT.items()]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     curves = []

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from s2robot.encoders import multiscale_forward
+from s2robot.encoders.backbone import resolve_dtype
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.checkpoint import load_tensors, newest_checkpoint, save_checkpoint
 from s2robot.pipeline.distributed import Group, process_group
@@ -30,6 +31,7 @@ from s2robot.pipeline.pretrain.dense import DenseLabels
 from s2robot.pipeline.pretrain.frames import SHARD_FRAMES, FrameSet, generate_frames
 from s2robot.pipeline.pretrain.mae import PATCH, MaskedReconstruction
 from s2robot.pipeline.pretrain.plot import loss_plot
+from s2robot.pipeline.tokens import Prefetch
 from s2robot.progress import progress, say
 from s2robot.storage import append_line, cut_torn_line, publish_folder, write_atomic, write_json
 
@@ -115,9 +117,11 @@ class Pretrainer(nn.Module):
     def forward(self, batch: CropBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all terms, and each of them. The batch may lie on another device."""
         batch = batch.to(next(self.parameters()).device)
+        device = batch.images.device.type
+        half = resolve_dtype("auto", batch.images.device) == torch.bfloat16  # slower where a processor emulates it
         parts: dict[str, Tensor] = {}
         total = torch.zeros((), device=batch.images.device)
-        with torch.autocast(batch.images.device.type, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
             if self.dense is not None:
                 terms = self.dense.terms(self._tokens(batch.images), batch)
                 parts |= terms
@@ -167,7 +171,8 @@ def _train(config: PretrainConfig, group: Group) -> Path:
     schedule = Schedule(config.lr, config.steps, config.warmup)
     state = TrainState.create(module, schedule, seed=config.seed, weight_decay=config.weight_decay)
     out.mkdir(parents=True, exist_ok=True)
-    recipe = {**config.recipe(), "processes": group.world}
+    precision = str(resolve_dtype("auto", group.device)).removeprefix("torch.")
+    recipe = {**config.recipe(), "processes": group.world, "precision": precision, "frames": frames.fingerprint()}
     _resume(state, out / "checkpoints", recipe)
     if group.first:
         for name in (TRAIN, VALIDATION):
@@ -183,24 +188,26 @@ def _train(config: PretrainConfig, group: Group) -> Path:
         parts.update(terms)
         return total
 
-    records = fit(loss, crops, state)
-    if not group.first:
-        for _ in records:
-            pass
-        return out / "weights"
-    for record in progress(records, config.steps, f"pretrain {out.name}", "step", state.step):
-        if record.step % 20 == 0:
-            line = {"step": record.step, "loss": float(record.loss), "lr": record.lr}
-            append_line(out / TRAIN, json.dumps(line | {k: float(v) for k, v in parts.items()}))
-        last = record.step == config.steps
-        if config.keep_every and (record.step % config.keep_every == 0 or last):
-            (out / "kept").mkdir(exist_ok=True)  # before the checkpoint: a resumed run starts behind it
-            export_weights(module.backbone, config, out / "kept" / f"step-{record.step:06d}", frames.fingerprint())
-        if record.step % config.save_every == 0 or last:
-            append_line(out / VALIDATION, json.dumps({"step": record.step, **_validate(module, validation)}))
-            files = {"train_state": state.tensors()}
-            save_checkpoint(out / "checkpoints", record.step, files, {"recipe": recipe})
-            write_atomic(out / "loss.png", loss_plot(out / TRAIN, out / VALIDATION))
+    cutters = config.workers if group.device.type == "cuda" else 1  # a GPU would wait for one
+    with Prefetch(crops, cutters) as ahead:
+        records = fit(loss, ahead, state)
+        if not group.first:
+            for _ in records:
+                pass
+            return out / "weights"
+        for record in progress(records, config.steps, f"pretrain {out.name}", "step", state.step):
+            if record.step % 20 == 0:
+                line = {"step": record.step, "loss": float(record.loss), "lr": record.lr}
+                append_line(out / TRAIN, json.dumps(line | {k: float(v) for k, v in parts.items()}))
+            last = record.step == config.steps
+            if config.keep_every and (record.step % config.keep_every == 0 or last):
+                (out / "kept").mkdir(exist_ok=True)  # before the checkpoint: a resumed run starts behind it
+                export_weights(module.backbone, config, out / "kept" / f"step-{record.step:06d}", frames.fingerprint())
+            if record.step % config.save_every == 0 or last:
+                append_line(out / VALIDATION, json.dumps({"step": record.step, **_validate(module, validation)}))
+                files = {"train_state": state.tensors()}
+                save_checkpoint(out / "checkpoints", record.step, files, {"recipe": recipe})
+                write_atomic(out / "loss.png", loss_plot(out / TRAIN, out / VALIDATION))
     return export_weights(module.backbone, config, out / "weights", frames.fingerprint())
 
 

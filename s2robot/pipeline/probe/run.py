@@ -20,6 +20,7 @@ from jaxtyping import Float64
 from s2robot.configs import choice
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.encoders import Encoder, load_encoder, named_encoders
+from s2robot.encoders.interface import weights_identity
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.pipeline.probe.frames import (
     SHARD_FRAMES,
@@ -36,10 +37,10 @@ from s2robot.pipeline.probe.scores import Tokens
 from s2robot.progress import progress, say
 from s2robot.storage import fingerprint, write_atomic
 
-VERSION = 4  # raised whenever a probe would give other numbers than before
+VERSION = 5  # raised whenever a probe would give other numbers than before
 ENCODE_ROWS = 20
 RESAMPLES = 2000
-WEIGHTS = 12  # characters of the weights' sha256 in a row
+WEIGHTS = 12  # characters of the weights' identity in a row
 CONSTANT = "constant"  # the encoder that sees nothing: what labels alone are worth
 
 
@@ -127,7 +128,7 @@ def run_probes(config: ProbeConfig) -> list[Row]:
         for name, configs in variants.items():
             encoders = [None if about is None else load_encoder(about, config.device) for about in configs]
             found = [_scores(config, recipe, probes, encoder, cache, paths, labels) for encoder in encoders]
-            weights = "+".join(encoder.weights_sha256()[:WEIGHTS] for encoder in encoders if encoder is not None)
+            weights = "+".join(weights_identity(encoder)[:WEIGHTS] for encoder in encoders if encoder is not None)
             for probe, head in found[0]:
                 about, frames = PROBES[probe], np.stack([scores[probe, head] for scores in found])
                 value = float(np.mean([about.reduce(one.sum(0)) for one in frames]))

@@ -51,15 +51,14 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def reconstructions_as_text(found: Sequence[Reconstruction]) -> str:
-    """One line per source: l, l0, I in bits, R2 with its interval, and r where there is a ceiling."""
-    lines = [
-        f"{'tokens to those of ' + found[0].target:28}{'l':>9}{'l0':>9}{'I bits':>9}{'R2':>8}   95 % interval        r"
-    ]
+    """One line per source: l, l0, I in bits, R2 with its interval, and I* and r where there is a ceiling."""
+    heads = f"{'l':>9}{'l0':>9}{'I bits':>9}{'R2':>8}   95 % interval {'I*':>7}{'r':>8}"
+    lines = [f"{'tokens to those of ' + found[0].target:28}{heads}"]
     for line in found:
-        ratio = "-" if line.ratio is None else f"{line.ratio:.2f}"
+        best, ratio = ("-" if x is None else f"{x:.2f}" for x in (line.bits_ceiling, line.ratio))
         interval = f"{line.r2_ci95[0]:.3f} to {line.r2_ci95[1]:.3f}"
         figures = f"{line.loss:9.4f}{line.loss_constant:9.4f}{line.bits:9.3f}{line.r2:8.3f}"
-        lines.append(f"{line.source:28}{figures}   {interval:14}{ratio:>8}")
+        lines.append(f"{line.source:28}{figures}   {interval:14}{best:>8}{ratio:>8}")
     return "\n".join(lines)
 
 

@@ -61,9 +61,9 @@ class RunRecord:
 class ArmRecord:
     """All that was measured of one arm. Cost is per image or per decision (all cameras), latency at batch 1.
 
-    `params` and `gmac_decision` include the policy. `encode_frames_s` and `weights_sha256` are None for an arm without
-    an encoder, `sizes` is empty. `peak_mb` is None where it was not measured. `policy_ms` is the latency of the policy
-    alone by batch size.
+    `params` and `gmac_decision` include the policy. `weights_sha256` is that of `weights_identity`; it and
+    `encode_frames_s` are None for an arm without an encoder, `sizes` is empty. `peak_mb` is None where it was not
+    measured. `policy_ms` is the latency of the policy alone by batch size.
     """
 
     name: str

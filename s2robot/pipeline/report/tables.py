@@ -95,6 +95,14 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         "nearest to the named object, nearer to another, or never.",
         _setup_note(report["setup"]),
     ]
+    trained = sorted(
+        {arm["name"] for task in report["tasks"].values() for arm in task["arms"] if arm["encoder"] == "pixels"}
+    )
+    if trained:
+        lines.append(
+            f"Vision is trained from pixels, not frozen, in {', '.join(trained)}: an upper line, not an arm of the "
+            "comparison; compute is not matched, its GMAC stand under /decision, and nothing of it is cached."
+        )
     contents = [report["setup"], *report["setup"].get("own", {}).values()]
     told = sorted({content["policy"]["aux_weight"] for content in contents if content["policy"].get("aux_weight")})
     if told:
