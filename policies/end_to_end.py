@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from s2robot.errors import S2RobotError
 from s2robot.policies.batch import Inputs, Shapes
-from s2robot.policies.observation import Observation
+from s2robot.policies.observation import ObservationEncoder
 from s2robot.targets import instantiate
 
 CHANNELS_PER_GROUP = 16
 STRIDE = 32  # of a ResNet
 
 
-class PixelObservation(Observation):
+class PixelObservation(ObservationEncoder):
     """One vector per time step: every camera's crop through its own ResNet and pool, proprioception and the goal.
 
     Args:

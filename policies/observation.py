@@ -22,7 +22,7 @@ from s2robot.policies.pools import COORDINATE_SCALE, grid_coordinates
 from s2robot.targets import instantiate
 
 
-class Observation(nn.Module):
+class ObservationEncoder(nn.Module):
     """What both kinds share: cameras standardised and cut into scales, and what training leaves out.
 
     Args:
@@ -92,7 +92,7 @@ class Observation(nn.Module):
         return torch.where(kept.sum(1, keepdim=True) > 0, kept, nn.functional.one_hot(one, cameras).float())
 
 
-class PooledObservation(Observation):
+class PooledObservation(ObservationEncoder):
     """One vector per time step: what a pool makes of every stream, proprioception and the goal.
 
     `fusion="concat"` puts the streams' vectors side by side; "attention" lets them attend to one another first (one
@@ -130,7 +130,7 @@ class PooledObservation(Observation):
         return torch.cat([*views, self.proprio(inputs), goal], dim=-1)
 
 
-class TokenObservation(Observation):
+class TokenObservation(ObservationEncoder):
     """Every token as a step of the context, with its place, time step, camera and scale; then proprioception of every
     time step and the goal. Nothing is pooled: the head attends to what it needs.
     """

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from s2robot.configs import choice
+from s2robot.data.actions import to_delta
 from s2robot.data.config import DataConfig
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache, FeatureKey
@@ -165,6 +166,59 @@ def test_a_run_killed_between_saves_ends_like_the_whole_one(
     timed = {"steps_s", "data_wait"}
     curves = [[{k: v for k, v in point.items() if k not in timed} for point in one.curve] for one in (whole, resumed)]
     assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "policy.safetensors", "train_state.safetensors"])
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+    demonstrations: EpisodeStore,
+    cache: FeatureCache,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+) -> None:
+    whole = run(demonstrations, cache, tmp_path / "whole", batch_size=8)
+    killed_at_the_fourth_save(demonstrations, cache, tmp_path / "part")
+    newest, manifest = newest_checkpoint(tmp_path / "part" / CHECKPOINTS) or (Path(), {})
+    content = bytearray((newest / file).read_bytes())
+    content[np.random.default_rng(0).integers(len(content))] ^= 1
+    (newest / file).write_bytes(content)
+    resumed = run(demonstrations, cache, tmp_path / "part", batch_size=8)
+    told = capsys.readouterr().err
+    assert "skipping a damaged checkpoint" in told
+    assert f"resuming {tmp_path / 'part'} at step {manifest['step'] - 1}" in told
+    assert (resumed.checkpoint / "policy.safetensors").read_bytes() == (
+        whole.checkpoint / "policy.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_other_precisions_train(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, precision: str
+) -> None:
+    curves = [
+        [point["val_loss"] for point in run(demonstrations, cache, tmp_path / kind, precision=kind).curve]
+        for kind in ("float32", precision)
+    ]
+    np.testing.assert_allclose(*curves, rtol=0.1)
+    assert (curves[0] == curves[1]) == (precision == "tf32"), "TF32 is a GPU's; bfloat16 rounds"
+
+
+def test_absolute_actions_are_trained_saved_and_carried_out(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path
+) -> None:
+    config = choice("policy", "bc_mlp", {"actions": {"representation": "absolute", "normalise": "min_max"}})
+    todo = Job(demonstrations, patch_encoder(), {}, cache, config, CAMERAS, replace(RECIPE, epochs=20))
+    todo.check()
+    data, result = todo.data(CPU), train(todo, tmp_path, ALONE)
+    policy = build_policy(config, data.shapes)
+    policy.load_state_dict(load_tensors(result.checkpoint, "policy"))
+    agent = Agent(patch_encoder(), policy, data.proprio, data.action, CAMERAS, representation="absolute")
+    here = demonstrations.read(demonstrations.episodes[0]).proprio[3]
+    target = agent.infer(observe(demonstrations, 0))
+    assert target.shape == (4, 10)
+    assert np.abs(target[:, :3] - here[:3]).max() < 0.15, "metres: near where the arm is"
+    delta = to_delta(target, np.tile(here, (4, 1)), demonstrations.spec.action)
+    assert np.isfinite(delta).all()
 
 
 def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(
