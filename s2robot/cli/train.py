@@ -45,10 +45,8 @@ def run(config: Any, verb: str) -> int | None:
         if not group.first:
             return None
     points = [point for point in result.curve if "val_loss" in point]
-    waited = sum(point["data_wait"] for point in points) / len(points)
     print(
-        f"trained in {result.train_s:.0f} s, validation loss {points[-1]['val_loss']:.4f}, waited for data "
-        f"{waited:.1%} of the time; "
+        f"trained in {result.train_s:.0f} s, validation loss {points[-1]['val_loss']:.4f}; "
         f"checkpoint {result.checkpoint}; next: s2robot evaluate checkpoint={config.out} seeds=10000:10050 out=..."
     )
     return None

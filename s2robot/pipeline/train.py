@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,11 @@ from s2robot.pipeline.seeds import parse_seeds
 from s2robot.pipeline.select import Candidates
 from s2robot.pipeline.tokens import Prefetch
 from s2robot.policies.agent import Agent
-from s2robot.progress import progress
+from s2robot.progress import progress, say
 
 VALIDATION_BATCHES = 8
 POINTS = 20  # of the curve
+LONG_WAIT = 0.05  # for data, as a share of the time
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class TrainResult:
     checkpoint: Path
     train_s: float
     curve: list[dict[str, float]]
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the steps' time that they waited for data."""
+        return statistics.fmean(point["data_wait"] for point in self.curve if "data_wait" in point)
 
 
 def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) -> TrainResult:
@@ -87,7 +94,12 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
     if group.first:
         candidates.choose(out)
     group.wait()
-    return _result(out, identity)
+    result = _result(out, identity)
+    if group.first:
+        say(f"train {out.name}: {result.train_s:.0f} s, waited for data {result.data_wait:.1%} of the time")
+        if result.data_wait > LONG_WAIT:
+            say("that is long: recipe.features=resident, fewer views or cameras, or a quicker disk would help")
+    return result
 
 
 def _score(job: Job, data: TrainingData, run: Run, candidates: Candidates, pool: RolloutPool | None) -> float:

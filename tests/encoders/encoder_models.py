@@ -97,12 +97,15 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 
 
 class Published(NamedTuple):
-    """A published model class with random weights, its own image processor, px per cell, prefix tokens."""
+    """A published model class with random weights, its own image processor, px per cell, prefix tokens, and the side
+    (px) that it says it was trained at, or that stands in where it says none.
+    """
 
     model: Callable[[], transformers.PreTrainedModel]
     processor: Callable[[], Any]
     patch: int = 8
     prefix: int = 1
+    side: int = 32
 
 
 HUGGINGFACE = {
@@ -153,5 +156,13 @@ HUGGINGFACE = {
         lambda: transformers.ConvNextModel(transformers.ConvNextConfig(image_size=32, **STAGES)),
         lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0, **IMAGENET),
         prefix=0,
+    ),
+    "resnet": Published(
+        lambda: transformers.ResNetModel(
+            transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+        ),
+        lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0, **IMAGENET),
+        prefix=0,
+        side=224,
     ),
 }

@@ -47,11 +47,11 @@ def test_a_folder_gives_the_features_of_upstream_on_the_raw_frame(name, model_fo
     if name == "vit_mae":
         model.config.mask_ratio = 0.0
     backbone = huggingface_backbone(str(folder))
-    assert (backbone.patch, backbone.num_prefix_tokens, backbone.image_size) == (patch, prefix, 32)
+    assert (backbone.patch, backbone.num_prefix_tokens, backbone.image_size) == (patch, prefix, HUGGINGFACE[name].side)
     images = frames(2, 32)
     features = MultiscaleEncoder(backbone, (32,), dtype="float32", device="cpu")(images)
     expected = upstream(folder, model, images, **options_of(name))
-    torch.testing.assert_close(features.tokens, flat(expected, prefix), atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.tokens, flat(expected, prefix), atol=1e-5, rtol=1e-5)
     assert features.prefix.shape[1] == prefix
     if prefix:
         torch.testing.assert_close(features.prefix, expected[:, :prefix], atol=1e-5, rtol=0)

@@ -21,6 +21,7 @@ from s2robot.data.transforms import Normalise
 from s2robot.data.windows import Horizons
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline import run as run_module
+from s2robot.pipeline import train as train_module
 from s2robot.pipeline.checkpoint import CHECKPOINTS, load_tensors, newest_checkpoint, save_checkpoint
 from s2robot.pipeline.dataset import checked_episodes, load_training_data
 from s2robot.pipeline.encode import encode, encode_for_training
@@ -201,6 +202,20 @@ def test_other_precisions_train(
     ]
     np.testing.assert_allclose(*curves, rtol=0.1)
     assert (curves[0] == curves[1]) == (precision == "tf32"), "TF32 is a GPU's; bfloat16 rounds"
+
+
+def test_waiting_for_data_is_said_and_called_long_where_it_is(
+    demonstrations: EpisodeStore,
+    cache: FeatureCache,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = run(demonstrations, cache, tmp_path / "one", epochs=1)
+    assert f"waited for data {result.data_wait:.1%} of the time" in capsys.readouterr().err
+    monkeypatch.setattr(train_module, "LONG_WAIT", -1.0)
+    run(demonstrations, cache, tmp_path / "two", epochs=1)
+    assert "that is long: recipe.features=resident" in capsys.readouterr().err
 
 
 def test_absolute_actions_are_trained_saved_and_carried_out(

@@ -119,7 +119,7 @@ def bench_train(job: Job, out: Path, timing: Timing) -> TrainBench:
         encode_min=encode_min,
         cached_min=encode_min + trained.train_s / 60,
         uncached_min=last["step"] * uncached_s / 60,
-        data_wait=statistics.fmean(point["data_wait"] for point in trained.curve if "data_wait" in point),
+        data_wait=trained.data_wait,
         peak_gpu_mb=torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
     )
 
