@@ -145,9 +145,12 @@ class FeatureCache:
         """As `get`, but raises S2RobotError when there are none."""
         features = self.get(key)
         if features is None:
+            others = [f"{c.name} ({c.encoder[:12]})" for c in self.list() if c.encoder != key.encoder]
+            told = f", which has those of {', '.join(others)}" if others else ""
             raise S2RobotError(
-                f"no intact features of camera {key.camera!r}, view {key.view}, episode {key.episode[:12]} by encoder "
-                f"{key.encoder[:12]} in {self.folder}; make them with `s2robot encode`"
+                f"no intact features of camera {key.camera!r}, view {key.view}, stride {key.stride}, episode "
+                f"{key.episode[:12]} by encoder {key.encoder[:12]} in {self.folder}{told}; make them with "
+                "`s2robot encode` and the same encoder, views, stride and validation_fraction"
             )
         return features
 

@@ -85,8 +85,18 @@ def test_a_store_with_frames_smaller_than_the_largest_scale_is_refused(
 
 
 def test_training_without_features_names_the_command(demonstrations: EpisodeStore, tmp_path: Path) -> None:
-    with pytest.raises(S2RobotError, match="make them with `s2robot encode`"):
+    with pytest.raises(S2RobotError, match="make them with `s2robot encode` and the same encoder, views, stride"):
         run(demonstrations, FeatureCache(tmp_path / "empty"), tmp_path / "run")
+
+
+def test_features_of_another_encoder_are_named(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    cache, other = FeatureCache(tmp_path), patch_encoder(1)
+    encode(demonstrations, other, cache, CAMERAS)
+    told = (
+        rf"by encoder {patch_encoder().fingerprint[:12]} .* those of patches1@24\+48 \({other.fingerprint[:12]}\); make"
+    )
+    with pytest.raises(S2RobotError, match=told):
+        run(demonstrations, cache, tmp_path / "run")
 
 
 @pytest.mark.parametrize("policy", SMALL_POLICIES)
