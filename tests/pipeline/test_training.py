@@ -90,7 +90,7 @@ def test_training_without_features_names_the_command(demonstrations: EpisodeStor
 
 
 def test_features_of_another_encoder_are_named(demonstrations: EpisodeStore, tmp_path: Path) -> None:
-    cache, other = FeatureCache(tmp_path), patch_encoder(1)
+    cache, other = FeatureCache(tmp_path / "cache"), patch_encoder(1)
     encode(demonstrations, other, cache, CAMERAS)
     told = (
         rf"by encoder {patch_encoder().fingerprint[:12]} .* those of patches1@24\+48 \({other.fingerprint[:12]}\); make"
