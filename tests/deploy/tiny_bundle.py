@@ -46,11 +46,12 @@ def write_bundle(
     observation: ObservationSpec = OBSERVATION,
     action: ActionSpec = ACTION,
     task_config: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Path:
     """`folder` itself. Frames are squares of at least 32 px from one camera."""
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    config = choice("policy", policy)
+    config = choice("policy", policy, changes or {})
     camera, sizes = observation.cameras[0], (len(observation.proprio), len(action.names))
     shapes = replace(SHAPES, cameras=(camera.name,), proprio=sizes[0], goal=len(observation.goal), action=sizes[1])
     built = build_policy(config, shapes)
