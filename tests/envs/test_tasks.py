@@ -61,10 +61,10 @@ def test_a_grasp_is_where_the_gripper_last_began_to_close(task: Build, name: str
     env.step(np.append(still, 1.0))
     first = env.grasp
     assert first is not None
-    assert first.named_m == pytest.approx(np.linalg.norm(here - env.target_pos_w()), abs=1e-3)
+    assert first.named_m == pytest.approx(np.linalg.norm(here - env.target_pos_w()), abs=3e-3)
     distances = sorted(np.linalg.norm(here - goals, axis=1))
-    others = [d for d in distances if abs(d - first.named_m) > 1e-3]
-    assert first.other_m == (pytest.approx(others[0], abs=1e-3) if others else None)
+    others = [d for d in distances if abs(d - first.named_m) > 3e-3]
+    assert first.other_m == (pytest.approx(others[0], abs=3e-3) if others else None)
     for move in (1.0, 1.0, 1.0):
         env.step(np.array([0, 0, -move, 0, 0, 0, 1.0]))
     assert env.grasp is first, "it has been closing all the time"

@@ -159,7 +159,7 @@ def told(labels: dict[str, np.ndarray], what: np.ndarray | None) -> Tokens:
     """Tokens that carry `what` (f, c) of each frame everywhere, or noise."""
     rng = np.random.default_rng(8)
     values = rng.normal(size=(FRAMES, 4)) if what is None else what
-    return Tokens(torch.from_numpy(np.repeat(values[:, None], 49, axis=1)).half(), (7, 7), HELD_OUT)
+    return Tokens(torch.from_numpy(np.repeat(values[:, None], 16, axis=1)).half(), (4, 4), HELD_OUT)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,11 @@ def told(labels: dict[str, np.ndarray], what: np.ndarray | None) -> Tokens:
     [
         ("joints", 3, 14.3),  # uniform within +-0.5 rad: 0.25 rad from the middle on average
         ("kind", 95, 25),  # of four
-        ("size", 5, 29),  # log-uniform from 2 to 8 cm
+        ("size", 5, 36),  # log-uniform from 2 to 8 cm
         ("orientation", 3, 22.5),
         ("contact", 95, 50),
-        ("depth", 4, 29),  # log-uniform as well
-        ("segmentation", 95, None),
+        ("depth", 4, 36),  # log-uniform as well
+        ("segmentation", 90, None),
     ],
 )
 def test_each_probe_measures_in_its_unit_from_what_is_known_to_nothing(

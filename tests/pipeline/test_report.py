@@ -277,9 +277,9 @@ def test_seams_and_kinds_of_failure_are_those_of_all_runs():
 
 
 def test_an_arm_that_trains_its_vision_is_called_an_upper_line():
-    trained = replace(arm("s2", [[1, 0]]), name="resnet", encoder="pixels")
+    trained = replace(arm("fine", [[1, 0]]), encoder="pixels")
     [line] = [line for line in notes(report(arm("base", [[1, 0]]), trained)) if "trained from pixels" in line]
-    assert line.startswith("Vision is trained from pixels, not frozen, in resnet: an upper line")
+    assert line.startswith("Vision is trained from pixels, not frozen, in fine: an upper line")
     assert not [line for line in notes(two_arms()) if "trained from pixels" in line]
 
 
