@@ -168,9 +168,9 @@ def test_a_loss_that_is_no_number_stops_names_the_episodes_and_keeps_the_last_ch
 def test_a_gradient_that_is_no_number_is_noticed_before_the_weights_are_saved(
     demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int | None
 ) -> None:
-    todo = job(demonstrations, cache, save_every_s=0.0 if step else 1e9)
-    data = todo.data(CPU)
-    spoilt = step or todo.recipe.steps(len(data.train))
+    planned = job(demonstrations, cache, save_every_s=0.0 if step else 1e9)
+    data = planned.data(CPU)
+    spoilt = step or planned.recipe.steps(len(data.train))
     real, calls = torch.nn.utils.clip_grad_norm_, [0]
 
     def breaks(parameters: Any, clip: float) -> torch.Tensor:
@@ -182,7 +182,7 @@ def test_a_gradient_that_is_no_number_is_noticed_before_the_weights_are_saved(
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", breaks)
     with pytest.raises(S2RobotError, match=rf"its gradient (inf|nan) at step {spoilt}, whose batch draws from"):
-        train(todo, tmp_path, ALONE)
+        train(planned, tmp_path, ALONE)
     found = newest_checkpoint(tmp_path / "checkpoints")
     assert found is None if step is None else found[1]["step"] == 5  # type: ignore[index]
 
@@ -331,9 +331,9 @@ def test_a_recipe_that_cannot_be_is_one_line(changes: dict[str, Any], message: s
 def test_what_would_stop_training_is_said_before_anything_is_encoded(
     demonstrations: EpisodeStore, tmp_path: Path, policy: dict[str, Any], recipe: dict[str, Any], message: str
 ) -> None:
-    todo = job(demonstrations, FeatureCache(tmp_path), **recipe)
+    planned = job(demonstrations, FeatureCache(tmp_path), **recipe)
     with pytest.raises(S2RobotError, match=message):
-        replace(todo, policy=OmegaConf.to_container(OmegaConf.merge(todo.policy, policy))).check()
+        replace(planned, policy=OmegaConf.to_container(OmegaConf.merge(planned.policy, policy))).check()
     assert not list(tmp_path.iterdir())
 
 
@@ -341,13 +341,13 @@ def test_a_policy_is_not_told_positions_that_nobody_recorded(demonstrations: Epi
     writer = EpisodeWriter(tmp_path / "store", demonstrations.spec)
     for name in demonstrations.episodes[:3]:
         writer.write(replace(demonstrations.read(name), labels={}))
-    todo = job(EpisodeStore(tmp_path / "store"), FeatureCache(tmp_path / "cache"))
-    todo = replace(todo, policy={**todo.policy, "aux_weight": 0.5})
+    planned = job(EpisodeStore(tmp_path / "store"), FeatureCache(tmp_path / "cache"))
+    planned = replace(planned, policy={**planned.policy, "aux_weight": 0.5})
     with pytest.raises(S2RobotError, match=r"aux_weight=0\.5: the demonstrations have no label target_pos_w"):
-        todo.check()
-    todo.encode()
+        planned.check()
+    planned.encode()
     with pytest.raises(S2RobotError, match=r"aux_weight=0\.5: the demonstrations have no label target_pos_w"):
-        train(todo, tmp_path / "run", ALONE)
+        train(planned, tmp_path / "run", ALONE)
 
 
 def test_rollouts_without_a_task_are_refused(demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path) -> None:
@@ -361,9 +361,9 @@ def test_a_policy_trained_end_to_end_goes_the_same_way(demonstrations: EpisodeSt
     small = {"encoder": choice("encoder", "base", {"sizes": [32]})} if name.startswith("lora") else {"crop": 40}
     policy = choice("policy", name, {"observation": small})
     recipe = recipe_from(policy, SHORT | {"epochs": 1, "views": None})
-    todo = Job(demonstrations, encoder, choice("encoder", "pixels", {"size": 48}), cache, policy, CAMERAS, recipe)
-    todo.encode()
-    result = train(todo, tmp_path / "run", ALONE)
+    planned = Job(demonstrations, encoder, choice("encoder", "pixels", {"size": 48}), cache, policy, CAMERAS, recipe)
+    planned.encode()
+    result = train(planned, tmp_path / "run", ALONE)
     episode = demonstrations.read(demonstrations.episodes[0])
     seen = Observation({"agentview": episode.images["agentview"][0]}, episode.proprio[0], episode.goal, 0.0)
     actions = load_policy(result.checkpoint, "cpu").infer(seen)

@@ -232,9 +232,9 @@ def test_absolute_actions_are_trained_saved_and_carried_out(
     demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path
 ) -> None:
     config = choice("policy", "bc_mlp", {"actions": {"representation": "absolute", "normalise": "min_max"}})
-    todo = Job(demonstrations, patch_encoder(), {}, cache, config, CAMERAS, replace(RECIPE, epochs=20))
-    todo.check()
-    data, result = todo.data(CPU), train(todo, tmp_path, ALONE)
+    planned = Job(demonstrations, patch_encoder(), {}, cache, config, CAMERAS, replace(RECIPE, epochs=20))
+    planned.check()
+    data, result = planned.data(CPU), train(planned, tmp_path, ALONE)
     policy = build_policy(config, data.shapes)
     policy.load_state_dict(load_tensors(result.checkpoint, "policy"))
     agent = Agent(patch_encoder(), policy, data.proprio, data.action, CAMERAS, representation="absolute")
