@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from s2robot.encoders import MultiscaleEncoder, count_gmac, huggingface, huggingface_backbone
 from s2robot.encoders.card import Card
+from s2robot.encoders.interface import weights_identity
 from s2robot.errors import S2RobotError
 
 
@@ -304,6 +305,15 @@ def test_a_file_of_weights_is_enough_where_a_card_says_the_rest(model_folder):
     fingerprints = {MultiscaleEncoder(b, (32,), dtype="float32").fingerprint for b in (alone, whole)}
     assert len(fingerprints) == 1
     assert list(alone.origin["files"]) == ["model.safetensors"]
+
+
+def test_weights_of_one_file_are_the_same_in_every_precision_and_random_ones_by_seed(model_folder):
+    path = str(model_folder("vit")[0])
+    exact, rounded = (MultiscaleEncoder(huggingface_backbone(path), (32,), dtype=d) for d in ("float32", "bfloat16"))
+    assert exact.weights_sha256() != rounded.weights_sha256()
+    assert weights_identity(exact) == weights_identity(rounded)
+    drawn = [MultiscaleEncoder(huggingface_backbone(path, "random", seed), (32,), dtype="float32") for seed in (0, 1)]
+    assert len({weights_identity(encoder) for encoder in (exact, *drawn)}) == 3
 
 
 def test_a_file_of_weights_without_a_card_says_what_to_give(model_folder):

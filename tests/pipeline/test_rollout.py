@@ -141,19 +141,19 @@ def test_one_episode_can_be_overfitted_and_replayed_in_the_simulator(tmp_path: P
 
 
 def test_failures_are_told_apart_by_where_the_gripper_closed(tmp_path: Path) -> None:
-    grasps = [None, (0.02, 0.1), (0.1, 0.03), (0.04, None), (0.01, 0.1)]
+    grasps = [None, (0.02, 0.1), (0.1, 0.03), (0.04, None), (0.01, 0.1), (0.03, 0.2)]
     outcomes = [
-        Outcome("lift", "s2", 0, seed, "ab", seed == 4, 200, "success" if seed == 4 else "horizon") for seed in range(5)
+        Outcome("lift", "s2", 0, seed, "ab", seed == 4, 200, "success" if seed == 4 else "horizon") for seed in range(6)
     ]
     write_outcomes(tmp_path / EPISODES, outcomes)
     told = [None if g is None else {"named_m": g[0], "other_m": g[1]} for g in grasps]
     lines = [{"seed": seed, "seam": 0.1 * seed, "grasp": grasp} for seed, grasp in enumerate(told)]
     write(tmp_path, lines)
     conduct = read_conduct(tmp_path)
-    assert conduct.failures == {"missed": 2, "other": 1, "open": 1}
-    assert conduct.seam == pytest.approx(0.2)
+    assert conduct.failures == {"missed": 3, "other": 1, "open": 1}
+    assert conduct.seam == pytest.approx(0.25)
     assert conduct.sentence() == (
-        "failures: 2 closed at the named object, 1 closed nearer to another, 1 never closed; 40 mm from the named one "
+        "failures: 3 closed at the named object, 1 closed nearer to another, 1 never closed; 35 mm from the named one "
         "at the median"
     )
     write(tmp_path, [{"seed": 0, "seam": None}])
