@@ -63,8 +63,9 @@ class KeypointPool(nn.Module):
         if self.goal_score is not None:
             score = score + x @ self.goal_score(goal).unflatten(-1, (1, -1, self.keypoints))
         weight = score.softmax(dim=2)  # (b, o, n, k)
-        value = self.value(x).unflatten(-1, (self.keypoints, -1))
-        found = torch.einsum("bonk,bonkv->bokv", weight, value)
+        seen = torch.einsum("bonk,bonh->bokh", weight, x)  # before `value`, which is linear: far fewer vectors to map
+        found = torch.einsum("bokh,kvh->bokv", seen, self.value.weight.unflatten(0, (self.keypoints, -1)))
+        found = found + self.value.bias.view(self.keypoints, -1)
         place = COORDINATE_SCALE * torch.einsum("bonk,ni->boki", weight, self.grid)
         return self.out(torch.cat([found, place], dim=-1).flatten(2))
 

@@ -102,7 +102,7 @@ class GridHead(nn.Module):
     def __init__(self, grid: tuple[int, int], channels: int, goals: int, outputs: int) -> None:
         super().__init__()
         self.standardise = Standardise(channels, dropout=0.1)
-        self.pool = KeypointPool(grid, channels, goals, hidden=64, keypoints=4, value_dim=16, dim=256)
+        self.pool = KeypointPool(grid, channels, goals, hidden=64, keypoints=16, value_dim=16, dim=256)
         self.out = nn.Sequential(nn.Linear(256, 256), nn.GELU(), nn.Linear(256, outputs))
 
     def forward(self, tokens: Float[Tensor, "b n c"], goal: Float[Tensor, "b m"]) -> Float[Tensor, "b d"]:
