@@ -27,10 +27,7 @@ class Curve:
         self._writer: Any = None
         if not write:
             return
-        if self.path.exists():
-            cut_torn_line(self.path)  # a kill may tear the last line
-            kept = [point for point in read_json_lines(self.path) if point["step"] <= step]
-            write_atomic(self.path, "".join(json.dumps(point) + "\n" for point in kept).encode())
+        forget_after(self.path, step)
         if tensorboard:
             self._writer = _summary_writer(out / "tensorboard", step)
 
@@ -55,6 +52,14 @@ def read_curve(out: Path) -> list[dict[str, float]]:
     for point in read_json_lines(out / FILE):
         points.setdefault(point["step"], {}).update(point)
     return [points[step] for step in sorted(points)]
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop what a killed run logged beyond the checkpoint that this one goes on from: it will be logged again."""
+    if path.exists():
+        cut_torn_line(path)  # a kill may tear the last line
+        kept = [point for point in read_json_lines(path) if point["step"] <= step]
+        write_atomic(path, "".join(json.dumps(point) + "\n" for point in kept).encode())
 
 
 def _summary_writer(folder: Path, step: int) -> Any:

@@ -24,6 +24,7 @@ from s2robot.encoders import multiscale_forward
 from s2robot.encoders.backbone import resolve_dtype
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline.checkpoint import load_tensors, newest_checkpoint, save_checkpoint
+from s2robot.pipeline.curve import forget_after
 from s2robot.pipeline.distributed import Group, process_group
 from s2robot.pipeline.fit import Schedule, TrainState, fit
 from s2robot.pipeline.pretrain.crops import CELLS, CropBatch, CropSampler
@@ -33,7 +34,7 @@ from s2robot.pipeline.pretrain.mae import PATCH, MaskedReconstruction
 from s2robot.pipeline.pretrain.plot import loss_plot
 from s2robot.pipeline.tokens import Prefetch
 from s2robot.progress import progress, say
-from s2robot.storage import append_line, cut_torn_line, publish_folder, write_atomic, write_json
+from s2robot.storage import append_line, publish_folder, write_atomic, write_json
 
 HELD_OUT_SEED = 999  # of the validation crops; their frames are the last shard's
 HELD_OUT_CROPS = 64  # in each of four batches
@@ -176,7 +177,7 @@ def _train(config: PretrainConfig, group: Group) -> Path:
     _resume(state, out / "checkpoints", recipe)
     if group.first:
         for name in (TRAIN, VALIDATION):
-            _forget_after(out / name, state.step)
+            forget_after(out / name, state.step)
     train, held_out = frames.split(last=SHARD_FRAMES)
     side_px, cells = config.sizes[-1], CELLS * config.tile_px // PATCH
     crops = CropSampler(train, config.batch_size, side_px, cells, config.seed, group.rank, group.world)
@@ -224,14 +225,6 @@ def _resume(state: TrainState, folder: Path, recipe: dict[str, Any]) -> None:
         )
     state.restore(load_tensors(path, "train_state"), manifest["step"])
     say(f"resuming {folder.parent.name} at step {state.step}")
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """Drop what a killed run logged beyond the checkpoint that this one goes on from: it will be logged again."""
-    if path.exists():
-        cut_torn_line(path)
-        kept = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
-        write_atomic(path, "".join(kept).encode())
 
 
 def build_vit(config: PretrainConfig, device: torch.device = CPU) -> Any:
