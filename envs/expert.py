@@ -1,7 +1,9 @@
 """A scripted expert: P control on privileged positions, with noise on what is executed and retries after a miss.
 
 The label is the expert's clean action, the executed one carries AR(1) noise (DART, arXiv 1703.09327), so that
-demonstrations show how to come back from where a policy's own errors lead.
+demonstrations show how to come back from where a policy's own errors lead. Noise alone never leads to the worst of
+them, closed fingers with nothing between: a policy that misses lifts the air and has seen no state like it. So some
+demonstrations carry out a miss, while the label goes on saying what to do about it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from s2robot.envs.world import TABLE_HEIGHT_M
 POSITION_GAIN = 20.0  # actions per metre: full speed from 5 cm, one action unit being 5 cm
 ROTATION_GAIN = 2.0  # actions per radian, one action unit being 0.5 rad
 OPEN, HOLD, CLOSE = -1.0, 0.0, 1.0
+CLOSING, LIFTING = 9, 6  # steps of a miss
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class ExpertConfig:
     """Heights and tolerances (m), phases (steps) and noise (action units).
 
     `noise` is the stationary standard deviation of the AR(1) process on the executed translation; rotation gets a
-    tenth of it, because a tilted gripper seldom recovers.
+    tenth of it, because a tilted gripper seldom recovers. `miss` is the share of demonstrations that begin with a miss:
+    fingers closed up to `miss_aside_m` beside the object and clear of its top, then lifted by up to `miss_lift_m`.
     """
 
     hover_m: float = 0.07
@@ -40,6 +44,26 @@ class ExpertConfig:
     descend_patience: int = 20
     ample_room_m: float = 0.035
     preshape_m: float = 0.014
+    miss: float = 0.35
+    miss_aside_m: float = 0.025
+    miss_clear_m: float = 0.02
+    miss_lift_m: float = 0.12
+
+
+@dataclass
+class Miss:
+    """A miss under way: closing at `place_w` for CLOSING steps, then up by `lift_m`."""
+
+    place_w: Float64[np.ndarray, "3"]
+    lift_m: float
+    steps: int = 0
+
+    def act(self, eef_w: Float64[np.ndarray, "3"]) -> tuple[Float64[np.ndarray, "3"], bool]:
+        """Move (action units) and whether this was the last of it."""
+        self.steps += 1
+        above = self.lift_m * np.array([0.0, 0.0, float(self.steps > CLOSING)])
+        move = POSITION_GAIN * (self.place_w + above - eef_w)
+        return move, self.steps >= CLOSING + LIFTING
 
 
 class GraspExpert:
@@ -50,6 +74,8 @@ class GraspExpert:
         self.phase = "approach"
         self._closing = self._descending = 0
         self._noise = np.zeros(6)
+        self._will_miss = rng.random() < config.miss
+        self._miss: Miss | None = None
         self._face: int | None = (
             None  # which of the four cube faces the hand turns to; kept until a retry, or ties would flip it
         )
@@ -60,8 +86,14 @@ class GraspExpert:
         move = POSITION_GAIN * (target - self.task.eef_pos_w())
         turn = ROTATION_GAIN * self._rotation_error()
         gripper = CLOSE if self.phase in ("close", "lift") else self._preshape()
-        clean = np.clip(np.concatenate([move, turn, [gripper]]), -1.0, 1.0)
-        return clean, np.clip(clean + self._draw_noise(), -1.0, 1.0)
+        clean = np.concatenate([move, turn, [gripper]])
+        executed = clean.copy()
+        if self._miss is not None:
+            executed[:3], over = self._miss.act(self.task.eef_pos_w())
+            executed[-1] = CLOSE
+            self._miss = None if over else self._miss
+        clean, executed = np.clip(clean, -1.0, 1.0), np.clip(executed, -1.0, 1.0)
+        return clean, np.clip(executed + self._draw_noise(), -1.0, 1.0)
 
     def _waypoint(self) -> Float64[np.ndarray, "3"]:
         """Advance the phase and return the end-effector target (m, world)."""
@@ -69,8 +101,11 @@ class GraspExpert:
         error_xy_m = float(np.linalg.norm(eef[:2] - centre[:2]))
         grasp_z = max(centre[2] - c.grasp_below_centre_m, TABLE_HEIGHT_M + c.lowest_m)
         if self.phase == "approach":
-            if error_xy_m < c.aligned_m and np.linalg.norm(self._rotation_error()) < c.aligned_rad:
+            turned = np.linalg.norm(self._rotation_error()) < c.aligned_rad
+            if self._miss is None and error_xy_m < c.aligned_m and turned and self._opened():
                 self.phase, self._descending = "descend", 0
+                if self._will_miss:
+                    self.phase, self._will_miss, self._miss = "approach", False, self._draw_miss(centre)
         elif self.phase == "descend":
             self._descending += 1
             if error_xy_m > 3 * c.aligned_m or self._descending > c.descend_patience:
@@ -95,6 +130,17 @@ class GraspExpert:
             return OPEN
         excess_m = self.task.finger_opening_m() - (self.task.target_width_m() + 2 * self.config.preshape_m)
         return HOLD if abs(excess_m) < 0.008 else CLOSE if excess_m > 0 else OPEN
+
+    def _opened(self) -> bool:
+        """The fingers fit around the object."""
+        return self.task.finger_opening_m() > self.task.target_width_m() + self.config.preshape_m
+
+    def _draw_miss(self, centre_w: Float64[np.ndarray, "3"]) -> Miss:
+        c = self.config
+        aside_m, angle_rad = c.miss_aside_m * np.sqrt(self.rng.random()), self.rng.uniform(-np.pi, np.pi)
+        clear_m = self.task.target_width_m() / 2 + c.miss_clear_m
+        offset = np.array([aside_m * np.cos(angle_rad), aside_m * np.sin(angle_rad), clear_m])
+        return Miss(centre_w + offset, self.rng.uniform(0.0, c.miss_lift_m))
 
     def _held(self) -> bool:
         """The fingers have stopped on something: narrower than open, wider than closed, and both still."""

@@ -38,7 +38,18 @@ def world_options() -> dict[str, Any]:
     }
 
 
-class LiftWorld(Lift):
+class OneRobot:
+    """Hands an action to the only robot. robosuite asks each robot three times per physics step how long its action is,
+    which takes a twelfth of a control step.
+    """
+
+    robots: list[Any]
+
+    def _pre_action(self, action: np.ndarray, policy_step: bool = False) -> None:
+        self.robots[0].control(action, policy_step=policy_step)
+
+
+class LiftWorld(OneRobot, Lift):
     """robosuite's Lift with the cube placed over a larger area than its default +-3 cm."""
 
     def __init__(self, half_range_m: tuple[float, float]) -> None:
@@ -62,7 +73,7 @@ class LiftWorld(Lift):
         self.placement_initializer.rng = rng
 
 
-class TableWorld(ManipulationEnv):
+class TableWorld(OneRobot, ManipulationEnv):
     """A Panda at an 80 cm table with the given objects; placing them is the task's business."""
 
     def __init__(self, objects: Sequence[MujocoObject]) -> None:

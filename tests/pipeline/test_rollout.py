@@ -123,7 +123,7 @@ def test_one_episode_can_be_overfitted_and_replayed_in_the_simulator(tmp_path: P
 
     env, seed = make_task(TASK), 31
     writer = EpisodeWriter(tmp_path / "store", env.dataset_spec(CAMERAS))
-    quiet = ExpertConfig(noise=0.0)  # what is replayed has to lead where the recorded actions led
+    quiet = ExpertConfig(noise=0.0, miss=0.0)  # what is replayed has to lead where the recorded actions led
     episode = demonstrate(env, seed, CAMERAS, quiet)
     assert episode.success
     writer.write(episode)

@@ -26,7 +26,7 @@ from s2robot.progress import progress
 from s2robot.storage import fingerprint, read_json, write_atomic, write_json
 
 SHARD_FRAMES = 100
-TASK_FRAMES_VERSION = 2  # raised whenever tasks or expert would give other frames or labels for the same seed
+TASK_FRAMES_VERSION = 3  # raised whenever tasks or expert would give other frames or labels for the same seed
 EXPERT_STEPS = 35  # a frame shows a moment within the first so many steps
 SCENES = "scenes"  # the name of the source that is no task
 
