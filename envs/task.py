@@ -85,7 +85,7 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         self.goal = np.zeros(len(self.goal_names), np.float32)
         self.steps = 0
         self.end: EndReason | None = None
-        self.grasp: Grasp | None = None  # the latest: privileged
+        self.grasp: Grasp | None = None  # of this episode, the nearest to an object: privileged
         self._closing = False
         self.action_space = spaces.Box(-1.0, 1.0, (len(ACTION_SPEC.names),), np.float32)
         self.observation_space: spaces.Space[Any] = spaces.Dict(
@@ -146,7 +146,9 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
         taken = checked_action(action)
         if taken[-1]:  # neither opens nor closes otherwise
             if taken[-1] > 0 and not self._closing:
-                self.grasp = self._grasp()
+                grasp = self._grasp()
+                if self.grasp is None or grasp.nearest_m < self.grasp.nearest_m:
+                    self.grasp = grasp
             self._closing = bool(taken[-1] > 0)
         self.world.step(taken)
         self.steps += 1

@@ -135,12 +135,17 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Grasp:
-    """Where the gripper was when it last began to close: distance (m) of the grip site to the centre of the object that
-    the goal names and to the nearest that another goal names, None where there is none. For the study of failures.
+    """Where the gripper was when it began to close: distance (m) of the grip site to the centre of the object that the
+    goal names and to the nearest that another goal names, None where there is none. For the study of failures.
     """
 
     named_m: float
     other_m: float | None
+
+    @property
+    def nearest_m(self) -> float:
+        """To whichever object is nearer."""
+        return self.named_m if self.other_m is None else min(self.named_m, self.other_m)
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,9 @@ def evaluate(what: Evaluation, agent: Actor, pool: RolloutPool, seeds: range, ou
 @dataclass(frozen=True)
 class Conduct:
     """How the rollouts in a folder went beside their outcomes. `seam` is the mean over episodes, None where chunks do
-    not overlap. `failures` counts failed episodes by where the gripper last began to close: nearer to the object that
-    the goal names ("missed"), nearer to another ("other"), or never ("open"). `failed_mm` are its distances (mm) to
-    the named object in those that closed.
+    not overlap. `failures` counts failed episodes by where the gripper closed nearest to any object: at the one that
+    the goal names ("missed"), at another ("other"), or never ("open"); a miss is often followed by more of them in the
+    air. `failed_mm` are its distances (mm) to the named object in those that closed.
     """
 
     seam: float | None

@@ -91,8 +91,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         "both. p50, p95: latency of one decision at batch 1. peak: memory of a process that does nothing else, "
         "libraries included. frames/s: of encoding. Equal MACs are not equal milliseconds.",
         "seam: how far a chunk's first action lies from what the chunk before had planned for that tick (mean absolute "
-        "difference, normalised actions). missed/other/open: failures by where the gripper last began to close: "
-        "nearest to the named object, nearer to another, or never.",
+        "difference, normalised actions). missed/other/open: failures by where the gripper closed nearest to any "
+        "object: at the named one, at another, or never.",
         _setup_note(report["setup"]),
     ]
     trained = sorted(
