@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 
 from s2robot.configs import choice, names
 from s2robot.envs import make_task
-from s2robot.envs.expert import ExpertConfig, GraspExpert
+from s2robot.envs.expert import CLOSING, LIFTING, ExpertConfig, GraspExpert
 from s2robot.envs.pick_cube import PickCube
 from s2robot.envs.task import PixelObservation, TabletopTask
 from s2robot.errors import S2RobotError
@@ -89,6 +89,37 @@ def test_the_expert_succeeds_and_the_episode_says_so(task: Build, name: str) -> 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_expert_succeeds_on_95_of_100_seeds(task: Build, name: str) -> None:
     assert expert_successes(task(name), range(100)) >= 95
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_miss_is_carried_out_while_the_label_says_what_to_do_about_it(task: Build, name: str) -> None:
+    env = task(name)
+    env.reset(seed=3)
+    expert = GraspExpert(env, ExpertConfig(noise=0.0, miss=1.0), np.random.default_rng(0))
+    rest, missed, empty = env.target_pos_w(), 0, 0
+    while env.end is None:
+        label, executed = expert.act()
+        if label[-1] < 0 < executed[-1]:
+            missed += 1
+            np.testing.assert_allclose(env.target_pos_w(), rest, atol=1e-3, err_msg="a miss touches nothing")
+        else:
+            np.testing.assert_array_equal(label, executed)
+        empty += env.finger_opening_m() < 0.01
+        if env.finger_opening_m() < 0.01:
+            assert label[-1] < 0, "closed fingers with nothing between are to open"
+        env.step(executed)
+    assert (missed, env.end) == (CLOSING + LIFTING, "success")
+    assert empty >= 3
+
+
+def test_no_miss_where_none_is_wanted(task: Build) -> None:
+    env = task("pick_cube")
+    env.reset(seed=3)
+    expert = GraspExpert(env, ExpertConfig(noise=0.0, miss=0.0), np.random.default_rng(0))
+    while env.end is None:
+        label, executed = expert.act()
+        np.testing.assert_array_equal(label, executed)
+        env.step(executed)
 
 
 def expert_successes(env: TabletopTask, seeds: range) -> int:
