@@ -101,7 +101,7 @@ def test_a_miss_is_carried_out_while_the_label_says_what_to_do_about_it(task: Bu
         label, executed = expert.act()
         if label[-1] < 0 < executed[-1]:
             missed += 1
-            np.testing.assert_allclose(env.target_pos_w(), rest, atol=1e-3, err_msg="a miss touches nothing")
+            np.testing.assert_allclose(env.target_pos_w()[:2], rest[:2], atol=1e-3, err_msg="a miss touches nothing")
         else:
             np.testing.assert_array_equal(label, executed)
         empty += env.finger_opening_m() < 0.01
