@@ -22,8 +22,9 @@ class KeypointPool(nn.Module):
     A small network, the same for every token, is gated by the goal (FiLM, arXiv 1709.07871), and what it finds is
     scored with weights that the goal chooses, so that "the red one" can light up where red is. Without those weights
     and the norms training sits for hundreds of steps, some runs for good, on what a policy without a camera achieves;
-    with four keypoints a few runs still do, with sixteen none has (docs/log.md). Each keypoint scores all tokens; their softmax gives its expected place
-    in the grid and the features found there, which say where within a token the thing lies.
+    with four keypoints a few runs still do, with sixteen none has (docs/log.md). Each keypoint scores all tokens; their
+    softmax gives its expected place in the grid and the features found there, which say where within a token the thing
+    lies.
 
     Args:
         grid: rows and columns of tokens.

@@ -21,6 +21,7 @@ from s2robot.execution import run_tasks
 from s2robot.gl import select_gl_backend
 from s2robot.pipeline.seeds import DEMONSTRATION_SEEDS
 from s2robot.progress import progress, say
+from s2robot.storage import append_line, cut_torn_line, read_json_lines
 from s2robot.types import Episode, require_equal
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from s2robot.envs.task import TabletopTask
 
 EXPERT_STREAM = 7  # keeps the expert's noise apart from the episode's own draws
+FAILED = ".failed.jsonl"  # in the store: seeds on which the expert failed
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def collect(
     Goes on where an earlier call stopped. Raises S2RobotError when the seeds set apart for demonstrations run out,
     MismatchError when `store` holds demonstrations of another task, or of this one with other parameters.
     """
-    have = stored_seeds(store)
+    have, hopeless = stored_seeds(store), failed_seeds(store)
     if have:
         spec = EpisodeStore(store).spec
         theirs = {"task": dict(spec.task_config), "cameras": [camera.name for camera in spec.observation.cameras]}
@@ -76,10 +78,13 @@ def collect(
             )
         next_seed = seeds[-1] + 1
         done += sum(seed in have for seed in seeds)
-        items = [CollectItem(task_json, str(store), cameras, seed) for seed in seeds if seed not in have]
+        untried = [seed for seed in seeds if seed not in have and seed not in hopeless]
+        items = [CollectItem(task_json, str(store), cameras, seed) for seed in untried]
         for result in progress(
             run_tasks(collect_one, items, workers), len(seeds), "collect", "demo", len(seeds) - len(items)
         ):
+            if result.episode is None:
+                append_line(store / FAILED, json.dumps({"seed": result.seed, "steps": result.steps}))
             done += result.episode is not None
             failed += result.episode is None
             yield result
@@ -92,6 +97,15 @@ def stored_seeds(store: Path) -> set[int]:
     if not (store / "spec.json").exists():
         return set()
     return set(EpisodeStore(store, allow_empty=True).seeds)
+
+
+def failed_seeds(store: Path) -> set[int]:
+    """Seeds on which the expert failed in earlier calls; they are not tried again."""
+    path = store / FAILED
+    if not path.exists():
+        return set()
+    cut_torn_line(path)  # a kill may tear the last line; that seed is tried again
+    return {line["seed"] for line in read_json_lines(path)}
 
 
 def collect_one(item: CollectItem) -> Collected:

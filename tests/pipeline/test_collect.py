@@ -15,7 +15,7 @@ from s2robot.data.episodes import EpisodeStore
 from s2robot.data.group import episode_fingerprint
 from s2robot.envs import make_task
 from s2robot.errors import S2RobotError
-from s2robot.pipeline.collect import collect, demonstrate
+from s2robot.pipeline.collect import FAILED, collect, demonstrate, failed_seeds
 
 from .conftest import CAMERAS, TASK
 
@@ -76,6 +76,18 @@ def test_the_store_does_not_depend_on_workers_or_interruptions(demonstrations: E
     list(collect(TASK, folder, 3, CAMERAS, 0, workers=2))
     assert len(list(collect(TASK, folder, 6, CAMERAS, 0, workers=2))) == 3
     assert EpisodeStore(folder).dataset_fingerprint() == demonstrations.dataset_fingerprint()
+
+
+def test_a_seed_on_which_the_expert_failed_is_replaced_and_not_tried_again(tmp_path: Path) -> None:
+    folder, task = tmp_path / "store", {**TASK, "horizon": 50}  # seed 2 takes longer
+    tried = [result.seed for result in collect(task, folder, 3, CAMERAS, 0, workers=0)]
+    stored = EpisodeStore(folder).seeds
+    assert len(stored) == 3 < len(tried)
+    assert failed_seeds(folder) == set(tried) - set(stored)
+    assert list(collect(task, folder, 3, CAMERAS, 0, workers=0)) == []
+    (folder / FAILED).write_bytes((folder / FAILED).read_bytes()[:-3])  # killed while it was written
+    assert len(list(collect(task, folder, 3, CAMERAS, 0, workers=0))) == 1
+    assert EpisodeStore(folder).seeds == stored
 
 
 def test_seeds_outside_those_for_demonstrations_are_refused(tmp_path: Path) -> None:
