@@ -101,11 +101,12 @@ class GraspExpert:
         error_xy_m = float(np.linalg.norm(eef[:2] - centre[:2]))
         grasp_z = max(centre[2] - c.grasp_below_centre_m, TABLE_HEIGHT_M + c.lowest_m)
         if self.phase == "approach":
-            turned = np.linalg.norm(self._rotation_error()) < c.aligned_rad
-            if self._miss is None and error_xy_m < c.aligned_m and turned and self._opened():
+            aligned = error_xy_m < c.aligned_m and np.linalg.norm(self._rotation_error()) < c.aligned_rad
+            ready = self._miss is None and aligned and self._opened()
+            if ready and self._will_miss:
+                self._will_miss, self._miss = False, self._draw_miss(centre)
+            elif ready:
                 self.phase, self._descending = "descend", 0
-                if self._will_miss:
-                    self.phase, self._will_miss, self._miss = "approach", False, self._draw_miss(centre)
         elif self.phase == "descend":
             self._descending += 1
             if error_xy_m > 3 * c.aligned_m or self._descending > c.descend_patience:
