@@ -63,7 +63,7 @@ compare() { # one task of three, three training seeds; all ten arms or those giv
     [ -z "${2:-}" ] || arms=("experiment.arms=$2")
     $RUN compare experiment=encoders "experiment.tasks=[${1:?give a task}]" "${arms[@]}" "beside=[$known]" out=outputs/encoders
     cp outputs/encoders/report.json "$OUT/compare.json"
-    cp outputs/encoders/{report.md,*.png} "$OUT"
+    cp outputs/encoders/{report.md,*.png,*.mp4} "$OUT"
 }
 
 case "${1:-}" in
