@@ -39,8 +39,8 @@ def world_options() -> dict[str, Any]:
 
 
 class OneRobot:
-    """Hands an action to the only robot. robosuite asks each robot three times per physics step how long its action is,
-    which takes a twelfth of a control step.
+    """Hands an action to the only robot. robosuite works out three times per physics step how long each robot's
+    action is; once is left.
     """
 
     robots: list[Any]
