@@ -26,7 +26,7 @@ from s2robot.pipeline.probe.run import Row, bootstrap
 from s2robot.pipeline.probe.scores import MIN_PIXELS, Tokens, balanced
 from s2robot.pipeline.probe.table import correlate, reconstructions_as_text
 
-QUICK = Training(steps=300)
+QUICK = Training(steps=300, batch=64)
 FRAMES, HELD_OUT, SHA = 600, 100, "ab" * 32
 
 
@@ -82,7 +82,7 @@ def test_presence_is_asked_per_kind():
     centre = np.full((FRAMES, 2, 2), 7.0, np.float32)
     labels = {"kind": np.tile([1, 0], (FRAMES, 1)).astype(np.uint8), "code": code, "centre_px": centre}
     data = Tokens(tokens, (7, 7), HELD_OUT)
-    training = Training(steps=600)
+    training = Training(steps=600, batch=64)
     found = {head: value("presence", head, f) for head, f in PROBES["presence"].heads(data, labels, training)}
     assert found["small"] > 90
     counts = dict(PROBES["presence"].heads(data, labels, Training(steps=1)))["ridge"].sum(0)
@@ -195,7 +195,7 @@ def test_each_probe_measures_in_its_unit_from_what_is_known_to_nothing(
         "orientation": np.concatenate([np.cos(4 * yaw), np.sin(4 * yaw)], 1), "depth": np.log(depth_m),
         "segmentation": shown,
     }  # fmt: skip
-    training, about = Training(steps=300, lr=1e-2), PROBES[probe]
+    training, about = Training(steps=300, batch=64, lr=1e-2), PROBES[probe]
     for what, wanted in ((answers[probe].astype(float), known), (None, blind)):
         if wanted is None:
             continue
@@ -322,7 +322,7 @@ def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, c
         "encoders=[base,{mine:{encoder:base,weights:random}}]",
         "tasks=[lift]",
         "probes=[joints,kind]",
-        "frames=40",
+        "frames=20",
         "held_out=10",
     ]
     arguments += ["steps=3", "weight_seeds=2", "target=base", f"out={tmp_path}", "workers=0", "device=cpu"]
@@ -357,7 +357,7 @@ def test_curves_over_what_a_pretraining_kept(tmp_path, monkeypatch, capsys):
             shutil.copytree(WEIGHTS_FOLDER / "vit_tiny_112", folder)
             (folder / "recipe.json").write_text(json.dumps(recipe))
     runs = "runs=[" + ",".join(f"{{{run}:{{encoder:base,run:{tmp_path / run}}}}}" for run in ("one", "two")) + "]"
-    arguments = ["tasks=[lift]", "probes=[joints]", "frames=40", "held_out=10", "steps=3"]
+    arguments = ["tasks=[lift]", "probes=[joints]", "frames=20", "held_out=10", "steps=3"]
     assert main(["probe", runs, *arguments, f"out={tmp_path / 'out'}", "workers=0", "device=cpu"]) == 0
     rows = json.loads((tmp_path / "out" / "curves.json").read_text())
     points = {(row["run"], row["samples"]): row["tmac"] for row in rows if row["encoder"] != "constant"}

@@ -6,6 +6,7 @@ Dims: f frames, v held-out frames, k cells per side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from s2robot.pipeline.probe.scores import Frames, Tokens, sum_and_count
 CLASSES = ("background", "table", "robot", "object")
 FIRST_OBJECT = 3  # code of the first object in a scene's label image
 MAX_DEPTH_M = 3.0
+BATCH_SHARE = 4  # a frame answers in every cell, so a quarter of the usual batch's frames is plenty
 
 
 def segmentation(data: Tokens, labels: Mapping[str, np.ndarray], training: Training) -> Iterator[Frames]:
@@ -61,6 +63,7 @@ def _dense(
     data: Tokens, outputs: int, loss: Callable[[Tensor, Tensor], Tensor], training: Training
 ) -> Iterator[tuple[str, Tensor]]:
     """(head, its maps of the held-out frames) for a linear head and one with a hidden layer."""
+    training = replace(training, batch=max(1, training.batch // BATCH_SHARE))
     for name, hidden in (("linear", 0), ("small", 256)):
         torch.manual_seed(training.seed)
         head = DenseHead(data.grid, *data.statistics(), outputs, hidden)

@@ -37,7 +37,7 @@ from s2robot.pipeline.probe.scores import Tokens
 from s2robot.progress import progress, say
 from s2robot.storage import fingerprint, write_atomic
 
-VERSION = 6  # raised whenever a probe would give other numbers than before
+VERSION = 7  # raised whenever a probe would give other numbers than before
 ENCODE_ROWS = 20
 RESAMPLES = 2000
 WEIGHTS = 12  # characters of the weights' identity in a row
