@@ -18,6 +18,7 @@ from s2robot.policies.policy import build_policy
 
 POLICY_KEYS = ("policy", "policy_overrides", "recipe")  # of an arm; the others are its encoder's
 TASK_KEYS = ("demonstrations", "recipe")  # what a task may have of its own
+LISTS = ("tasks", "arms", "cameras", "train_seeds")  # one alone may stand without brackets
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,14 @@ class Experiment:
     per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for key in ("recipe", "policy_overrides", "per_task"):
+            _require_mapping(key, getattr(self, key))
+        for task, own in self.per_task.items():
+            _require_mapping(f"per_task.{task}", own)
+            _require_mapping(f"per_task.{task}.recipe", own.get("recipe", {}))
+            _require_count(f"per_task.{task}.demonstrations", own.get("demonstrations", 1))
+        for key in ("demonstrations", "frame_px"):
+            _require_count(key, getattr(self, key))
         seeds = parse_seeds(self.seeds)
         if not any(seeds[0] in apart and seeds[-1] in apart for apart in (TEST_SEEDS, VALIDATION_SEEDS)):
             raise S2RobotError(
@@ -96,7 +105,8 @@ class Experiment:
         for key in config:
             if key not in known:
                 raise unknown_name("key of an experiment", str(key), known)
-        plain: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in config.items()}
+        lists = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in config.items() if k in LISTS}
+        plain: dict[str, Any] = {**config, **lists}
         return cls(**plain)
 
     def task_config(self, name: str) -> dict[str, Any]:
@@ -105,7 +115,8 @@ class Experiment:
 
     def demonstrations_of(self, task: str) -> int:
         """How many its policies learn from."""
-        return int(self.per_task.get(task, {}).get("demonstrations", self.demonstrations))
+        own: int = self.per_task.get(task, {}).get("demonstrations", self.demonstrations)
+        return own
 
     def each_arm(self, task: str | None = None) -> list[Arm]:
         """The arms, in order, as they are on a task. Raises S2RobotError for what is unknown or given twice."""
@@ -140,3 +151,13 @@ def _without_policy(entry: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
         name: {k: v for k, v in content.items() if k not in POLICY_KEYS} if isinstance(content, Mapping) else content
         for name, content in entry.items()
     }
+
+
+def _require_mapping(key: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise S2RobotError(f"{key}={value!r} holds no keys; give some with their values, e.g. {key}={{KEY: VALUE}}")
+
+
+def _require_count(key: str, value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise S2RobotError(f"{key}={value!r}; give a whole number of at least 1")

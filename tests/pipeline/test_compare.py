@@ -128,6 +128,15 @@ def test_a_policy_that_does_not_fit_its_encoder_is_found_before_anything_runs() 
         ({"per_task": {"lfit": {"demonstrations": 4}}}, "unknown task 'lfit'.*did you mean 'lift'"),
         ({"per_task": {"lift": {"demos": 4}}}, r"unknown key of per_task\.lift 'demos'; known: demonstrations, recipe"),
         ({"per_task": {"lift": {"recipe": {"epoch": 1}}}}, r"recipe: Key 'epoch'"),
+        ({"per_task": {"lift": 4}}, r"per_task\.lift=4 holds no keys; give some with their values"),
+        ({"per_task": {"lift": {"recipe": 4}}}, r"per_task\.lift\.recipe=4 holds no keys"),
+        (
+            {"per_task": {"lift": {"demonstrations": "all"}}},
+            r"per_task\.lift\.demonstrations='all'; give a whole number",
+        ),
+        ({"recipe": 4}, "recipe=4 holds no keys"),
+        ({"demonstrations": 0}, "demonstrations=0; give a whole number of at least 1"),
+        ({"frame_px": "large"}, "frame_px='large'; give a whole number of at least 1"),
     ],
 )
 def test_what_is_mistyped_is_said_before_anything_runs(change: dict[str, Any], message: str) -> None:
@@ -138,6 +147,12 @@ def test_what_is_mistyped_is_said_before_anything_runs(change: dict[str, Any], m
 def test_a_key_that_an_experiment_does_not_have_is_refused() -> None:
     with pytest.raises(S2RobotError, match=r"unknown key of .* 'demonstratons'.*did you mean 'demonstrations'"):
         Experiment.from_config({"demonstratons": 3})
+
+
+def test_one_alone_needs_no_brackets() -> None:
+    shipped = choice("experiment", "demo")
+    one = Experiment.from_config(shipped | {"tasks": "lift", "arms": "s2", "train_seeds": 0, "cameras": "agentview"})
+    assert (one.tasks, one.arms, one.train_seeds, one.cameras) == (("lift",), ("s2",), (0,), ("agentview",))
 
 
 def test_nested_overrides_keep_their_neighbours() -> None:
