@@ -89,17 +89,17 @@ class Comparison:
 
     def _task(self, name: str, encoders: Mapping[str, Encoder]) -> tuple[list[ArmRecord], dict[str, Path]]:
         experiment, folder = self.experiment, self.out / name
-        task, demonstrations = experiment.task_config(name), experiment.demonstrations_of(name)
+        task = experiment.task_config(name)
         with self._stage(f"{name}: collect"):
-            for _ in collect(task, folder / "episodes", demonstrations, experiment.cameras, 0, self.workers):
+            for _ in collect(task, folder / "episodes", experiment.demonstrations, experiment.cameras, 0, self.workers):
                 pass
         store = EpisodeStore(folder / "episodes")
-        if len(store) > demonstrations:
+        if len(store) > experiment.demonstrations:
             raise S2RobotError(
-                f"{store.path} holds {len(store)} demonstrations, the experiment asks for {demonstrations}; "
+                f"{store.path} holds {len(store)} demonstrations, the experiment asks for {experiment.demonstrations}; "
                 "give another out= folder or delete that store"
             )
-        arms = {arm.name: arm for arm in experiment.each_arm(name)}
+        arms = {arm.name: arm for arm in experiment.each_arm()}
         jobs = {
             arm: [self._job(store, arms[arm], encoders[arm], seed) for seed in experiment.train_seeds] for arm in arms
         }

@@ -17,7 +17,6 @@ from s2robot.policies.batch import Shapes
 from s2robot.policies.policy import build_policy
 
 POLICY_KEYS = ("policy", "policy_overrides", "recipe")  # of an arm; the others are its encoder's
-TASK_KEYS = ("demonstrations", "recipe")  # what a task may have of its own
 LISTS = ("tasks", "arms", "cameras", "train_seeds")  # one alone may stand without brackets
 
 
@@ -56,9 +55,6 @@ class Experiment:
     policy with its `policy_overrides` and `recipe`, or replaces them: `{name: {encoder: s2, policy: flow,
     policy_overrides: {...}, recipe: {...}}}`. A policy of an arm's own comes with its own recipe, not with the
     experiment's.
-
-    A task may have its own number of demonstrations and entries of the recipe, for all arms: `per_task:
-    {pick_cube_clutter: {demonstrations: 800, recipe: {stride: 4}}}`.
     """
 
     tasks: tuple[str, ...]
@@ -71,17 +67,14 @@ class Experiment:
     train_seeds: tuple[int, ...]
     recipe: Mapping[str, Any]
     policy_overrides: Mapping[str, Any] = field(default_factory=dict)
-    per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for key in ("recipe", "policy_overrides", "per_task"):
-            _require_mapping(key, getattr(self, key))
-        for task, own in self.per_task.items():
-            _require_mapping(f"per_task.{task}", own)
-            _require_mapping(f"per_task.{task}.recipe", own.get("recipe", {}))
-            _require_count(f"per_task.{task}.demonstrations", own.get("demonstrations", 1))
+        for key in ("recipe", "policy_overrides"):
+            if not isinstance(value := getattr(self, key), Mapping):
+                raise S2RobotError(f"{key}={value!r} holds no keys; give some with their values: {key}={{KEY: VALUE}}")
         for key in ("demonstrations", "frame_px"):
-            _require_count(key, getattr(self, key))
+            if not isinstance(value := getattr(self, key), int) or value < 1:
+                raise S2RobotError(f"{key}={value!r}; give a whole number of at least 1")
         seeds = parse_seeds(self.seeds)
         if not any(seeds[0] in apart and seeds[-1] in apart for apart in (TEST_SEEDS, VALIDATION_SEEDS)):
             raise S2RobotError(
@@ -90,13 +83,10 @@ class Experiment:
             )
         if not (self.tasks and self.arms and self.train_seeds and self.cameras):
             raise S2RobotError("an experiment needs at least one task, one arm, one camera and one training seed")
-        for task in (*self.tasks, *self.per_task):  # what is mistyped is said now, not after an hour
-            self.task_config(task)
-            for key in self.per_task.get(task, {}):
-                if key not in TASK_KEYS:
-                    raise unknown_name(f"key of per_task.{task}", key, TASK_KEYS)
-            for arm in self.each_arm(task):
-                arm.recipe_of(self.train_seeds[0])
+        for name in self.tasks:  # what is mistyped is said now, not after an hour
+            self.task_config(name)
+        for arm in self.each_arm():
+            arm.recipe_of(self.train_seeds[0])
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Experiment:
@@ -105,7 +95,7 @@ class Experiment:
         for key in config:
             if key not in known:
                 raise unknown_name("key of an experiment", str(key), known)
-        lists = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in config.items() if k in LISTS}
+        lists = {k: tuple(v) if isinstance(v, list | tuple) else (v,) for k, v in config.items() if k in LISTS}
         plain: dict[str, Any] = {**config, **lists}
         return cls(**plain)
 
@@ -113,32 +103,22 @@ class Experiment:
         """The task as it is demonstrated and evaluated here."""
         return choice("task", name, {"frame_px": self.frame_px}) | {"cameras": list(self.cameras)}
 
-    def demonstrations_of(self, task: str) -> int:
-        """How many its policies learn from."""
-        own: int = self.per_task.get(task, {}).get("demonstrations", self.demonstrations)
-        return own
-
-    def each_arm(self, task: str | None = None) -> list[Arm]:
-        """The arms, in order, as they are on a task. Raises S2RobotError for what is unknown or given twice."""
+    def each_arm(self) -> list[Arm]:
+        """The arms, in order. Raises S2RobotError for what is unknown or given twice."""
         own = {name: content for entry in self.arms if isinstance(entry, Mapping) for name, content in entry.items()}
         encoders = named_encoders(_without_policy(entry) for entry in self.arms)
-        task_recipe = self.per_task.get(task or "", {}).get("recipe", {})
-        return [self._arm(name, config, own.get(name, {}), task_recipe) for name, config in encoders.items()]
+        return [self._arm(name, config, own.get(name, {})) for name, config in encoders.items()]
 
-    def _arm(
-        self, name: str, encoder: Mapping[str, Any], own: Mapping[str, Any], task_recipe: Mapping[str, Any]
-    ) -> Arm:
+    def _arm(self, name: str, encoder: Mapping[str, Any], own: Mapping[str, Any]) -> Arm:
         shared = "policy" not in own
         overrides = own.get("policy_overrides", self.policy_overrides if shared else {})
         policy = choice("policy", self.policy if shared else own["policy"], overrides)
-        recipe = {**(self.recipe if shared else {}), **own.get("recipe", {}), **task_recipe}
-        return Arm(name, encoder, policy, recipe)
+        return Arm(name, encoder, policy, {**(self.recipe if shared else {}), **own.get("recipe", {})})
 
     def setup(self) -> dict[str, Any]:
-        """What arms share, and under `own` and `per_task` what some arms and tasks have instead, for the report."""
+        """What arms share, and under `own` what some have instead, for the report."""
         shared = {"demonstrations": self.demonstrations, "frame_px": self.frame_px, "cameras": list(self.cameras)}
-        shared["per_task"] = {task: dict(own) for task, own in self.per_task.items()}
-        common = self._arm("", {}, {}, {}).setup()
+        common = self._arm("", {}, {}).setup()
         own = {arm.name: arm.setup() for arm in self.each_arm() if arm.setup() != common}
         return {**shared, **common, "own": own}
 
@@ -151,13 +131,3 @@ def _without_policy(entry: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
         name: {k: v for k, v in content.items() if k not in POLICY_KEYS} if isinstance(content, Mapping) else content
         for name, content in entry.items()
     }
-
-
-def _require_mapping(key: str, value: Any) -> None:
-    if not isinstance(value, Mapping):
-        raise S2RobotError(f"{key}={value!r} holds no keys; give some with their values, e.g. {key}={{KEY: VALUE}}")
-
-
-def _require_count(key: str, value: Any) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise S2RobotError(f"{key}={value!r}; give a whole number of at least 1")

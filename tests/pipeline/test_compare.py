@@ -21,8 +21,7 @@ SMALL = Experiment(
     tasks=("lift",),
     arms=({"other": {"encoder": "base", "weights": "random"}}, "blind", BY_FLOW),
     policy="bc_mlp",
-    demonstrations=9,
-    per_task={"lift": {"demonstrations": 3}},
+    demonstrations=3,
     frame_px=112,
     cameras=("agentview",),
     seeds="20000:20002",
@@ -88,7 +87,7 @@ def check_report(out: Path, report: dict[str, Any]) -> None:
     assert (own["by_flow"]["policy"]["name"], own["by_flow"]["recipe"]["epochs"]) == ("flow", 1)
     assert report["setup"]["recipe"]["epochs"] == 2
     assert len(json.loads((out / "table.json").read_text())) == 3
-    assert (report["setup"]["demonstrations"], report["setup"]["per_task"]["lift"]["demonstrations"]) == (9, 3)
+    assert report["setup"]["demonstrations"] == 3
     assert {"lift: collect", "lift: encode other", "lift: train other", "lift: rollouts blind"} <= report[
         "stages_s"
     ].keys()
@@ -125,15 +124,6 @@ def test_a_policy_that_does_not_fit_its_encoder_is_found_before_anything_runs() 
         ({"arms": ("base", "lrge")}, "unknown encoder 'lrge'"),
         ({"arms": ({"a": {"encoder": "base", "policy": "flw"}},)}, "unknown policy 'flw'.*did you mean 'flow'"),
         ({"arms": ({"a": {"encoder": "base", "recipe": {"epoch": 1}}},)}, r"recipe: Key 'epoch'"),
-        ({"per_task": {"lfit": {"demonstrations": 4}}}, "unknown task 'lfit'.*did you mean 'lift'"),
-        ({"per_task": {"lift": {"demos": 4}}}, r"unknown key of per_task\.lift 'demos'; known: demonstrations, recipe"),
-        ({"per_task": {"lift": {"recipe": {"epoch": 1}}}}, r"recipe: Key 'epoch'"),
-        ({"per_task": {"lift": 4}}, r"per_task\.lift=4 holds no keys; give some with their values"),
-        ({"per_task": {"lift": {"recipe": 4}}}, r"per_task\.lift\.recipe=4 holds no keys"),
-        (
-            {"per_task": {"lift": {"demonstrations": "all"}}},
-            r"per_task\.lift\.demonstrations='all'; give a whole number",
-        ),
         ({"recipe": 4}, "recipe=4 holds no keys"),
         ({"demonstrations": 0}, "demonstrations=0; give a whole number of at least 1"),
         ({"frame_px": "large"}, "frame_px='large'; give a whole number of at least 1"),
@@ -163,11 +153,3 @@ def test_nested_overrides_keep_their_neighbours() -> None:
     assert arms[0].policy["observation"]["pool"] == mean  # another part, so nothing of the old one
     assert arms[2].policy == choice("policy", "flow")  # an arm's own policy has its own overrides and recipe
     assert (arms[0].recipe_of(0).batch_size, arms[2].recipe_of(0).batch_size) == (32, 256)
-
-
-def test_a_task_may_have_its_own_demonstrations_and_recipe() -> None:
-    own = replace(SMALL, tasks=("lift", "pick_cube"), per_task={"lift": {"demonstrations": 4, "recipe": {"stride": 3}}})
-    assert (own.demonstrations_of("lift"), own.demonstrations_of("pick_cube")) == (4, 9)
-    assert [arm.recipe_of(0).stride for arm in own.each_arm("lift")] == [3, 3, 3]
-    assert [arm.recipe_of(0).stride for arm in own.each_arm("pick_cube")] == [1, 1, 1]
-    assert own.setup() == SMALL.setup() | {"per_task": own.per_task}

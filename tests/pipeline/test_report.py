@@ -230,9 +230,6 @@ def test_the_report_says_what_the_arms_share_and_whether_training_was_told_posit
     sparse = SETUP | {"recipe": SETUP["recipe"] | {"stride": 2}}
     said = "\n".join(notes(report(arm("s2", [[1]]), setup=sparse)))
     assert "1 shifted view, every 2 steps of a demonstration;" in said
-    more = SETUP | {"per_task": {"pick_cube": {"demonstrations": 300, "recipe": {"stride": 4}}}}
-    said = "\n".join(notes(report(arm("s2", [[1]]), setup=more)))
-    assert "150 demonstrations at 224 px from agentview (pick_cube: demonstrations 300, stride 4), bc_mlp" in said
     told = SETUP | {"policy": SETUP["policy"] | {"aux_weight": 0.5}}
     assert "Privileged: in training, policies also predicted" in "\n".join(notes(report(arm("s2", [[1]]), setup=told)))
 

@@ -116,9 +116,6 @@ def notes(report: Mapping[str, Any]) -> list[str]:
 def _setup_note(setup: Mapping[str, Any]) -> str:
     cameras, own = ", ".join(setup["cameras"]), setup.get("own", {})
     shared = f"All arms: {setup['demonstrations']} demonstrations at {setup['frame_px']} px from {cameras}"
-    for task, content in setup.get("per_task", {}).items():
-        settings = {**{k: v for k, v in content.items() if k != "recipe"}, **content.get("recipe", {})}
-        shared += f" ({task}: {', '.join(f'{key} {value}' for key, value in settings.items())})"
     if not own:
         return f"{shared}, {_policy_note(setup)}; report.json has every setting."
     parts = [f"{name}: {_policy_note(content)}" for name, content in own.items()]
