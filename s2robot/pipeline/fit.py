@@ -149,7 +149,7 @@ def fit(
 
 
 def _seed(seed: int) -> None:
-    """As torch.manual_seed, which keeps a stack trace of every call for the devices that are not in use: a third of a
+    """As torch.manual_seed, which keeps a stack trace of every call for the devices that are not in use: 30 % of a
     small step, and memory that grows.
     """
     torch.default_generator.manual_seed(seed)
