@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from s2robot.encoders.backbone import Backbone, keep_freed_memory, resolve_device, resolve_dtype
 from s2robot.encoders.cost import Cost, count_gmac
 from s2robot.encoders.interface import Features
-from s2robot.encoders.multiscale import MultiscaleMaps, area_pool, multiscale_maps, tile_counts
+from s2robot.encoders.multiscale import MultiscaleMaps, area_pool, check_index, multiscale_maps, tile_counts
 from s2robot.errors import S2RobotError
 from s2robot.storage import fingerprint
 
@@ -31,9 +31,10 @@ class MultiscaleEncoder(nn.Module):
 
     Frames become squares by `square`: `crop` takes the central square, `pad` centres the frame on a square of the
     backbone's mean colour. They are scaled to [0, 1], normalised with the backbone's mean and std, and resized to each
-    size (bicubic, in float32; antialiased when shrinking unless `reference`). `tile` defaults to the first size.
-    `grid=(gh, gw)` area-pools the map. `dtype` is what the backbone computes in: auto, float32 or bfloat16. `reference`
-    runs everything as published, at the speed of the model as its library builds it.
+    size (bicubic, in float32; antialiased when shrinking unless `reference`). `tile` defaults to the first size. The
+    map has the grid of the size that `resize_output_to_idx` points at, the first (`multiscale_forward`);
+    `grid=(gh, gw)` area-pools it. `dtype` is what the backbone computes in: auto, float32 or bfloat16. `reference` runs
+    everything as published, at the speed of the model as its library builds it.
 
     Frozen: nothing requires grad, `train()` does nothing, and features carry no gradient. Raises S2RobotError where
     sizes, tile, patch and grid do not fit each other.
@@ -52,6 +53,7 @@ class MultiscaleEncoder(nn.Module):
         dtype: str = "auto",
         device: str = "auto",
         reference: bool = False,
+        resize_output_to_idx: int = 0,
     ) -> None:
         super().__init__()
         if square not in SQUARE_RULES:
@@ -61,6 +63,8 @@ class MultiscaleEncoder(nn.Module):
         self.tile = self.sizes[0] if tile is None else tile
         self.square = square
         self.reference = reference
+        check_index(sizes, resize_output_to_idx)
+        self.resize_output_to_idx = resize_output_to_idx
         _check_patch(backbone, self.sizes, self.splits)
         keep_freed_memory()
         place = resolve_device(device)
@@ -135,11 +139,14 @@ class MultiscaleEncoder(nn.Module):
 
     def _identity(self) -> dict[str, Any]:
         backbone = self.backbone
+        # Named only where it is not the first size, so that caches of before it could be chosen are still used.
+        of_another = {"resize_output_to_idx": self.resize_output_to_idx} if self.resize_output_to_idx else {}
         return {
             "preprocessing": PREPROCESSING_VERSION,
             "sizes": list(self.sizes),
             "tile": self.tile,
             "grid": list(self.grid),
+            **of_another,
             "square": self.square,
             "reference": self.reference,
             "mean": list(backbone.mean),
@@ -151,14 +158,17 @@ class MultiscaleEncoder(nn.Module):
 
     def _maps(self, squares: Float32[Tensor, "b 3 s s"]) -> MultiscaleMaps:
         prefix_tokens = self.backbone.num_prefix_tokens
-        return multiscale_maps(self.backbone, squares, self.sizes, self.tile, prefix_tokens, self.reference)
+        return multiscale_maps(
+            self.backbone, squares, self.sizes, self.tile, prefix_tokens, self.reference, self.resize_output_to_idx
+        )
 
     def _probe(self, grid: Sequence[int] | None) -> tuple[tuple[int, int], int, int]:
         """Grid, channels and prefix tokens, learnt from one tile; also finds a backbone that does not fit early."""
-        side = self.sizes[0] // self.splits[0]
+        tiles = self.splits[self.resize_output_to_idx]
+        side = self.sizes[self.resize_output_to_idx] // tiles
         blank = torch.zeros(1, 3, side, side, device=self.device)
         map_, prefix = multiscale_maps(self.backbone, blank, (side,), side, self.backbone.num_prefix_tokens)
-        rows, columns = (cells * self.splits[0] for cells in map_.shape[-2:])
+        rows, columns = (cells * tiles for cells in map_.shape[-2:])
         wanted = (rows, columns) if grid is None else tuple(grid)
         if len(wanted) != 2 or not (1 <= wanted[0] <= rows and 1 <= wanted[1] <= columns):
             raise S2RobotError(f"grid={grid}; the map is {rows} x {columns}: pool it to two numbers within that")

@@ -57,10 +57,11 @@ def huggingface_encoder(
     dtype: str = "auto",
     device: str = "auto",
     reference: bool = False,
+    resize_output_to_idx: int = 0,
 ) -> MultiscaleEncoder:
     """What the YAMLs of configs/encoder name as their `_target_`: a MultiscaleEncoder on `huggingface_backbone`."""
     backbone = huggingface_backbone(path, weights, seed, None if card is None else Card.parse(card))
-    return MultiscaleEncoder(backbone, sizes, tile, grid, square, dtype, device, reference)
+    return MultiscaleEncoder(backbone, sizes, tile, grid, square, dtype, device, reference, resize_output_to_idx)
 
 
 def huggingface_backbone(

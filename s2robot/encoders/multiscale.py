@@ -1,9 +1,9 @@
 """Scaling on Scales (S2): one frozen model run on several sizes of the same image.
 
 Shi et al., *When Do We Not Need Larger Vision Models?*, arXiv 2403.13043. Each scale is cut into tiles no
-larger than the model was trained on, the tiles' maps are stitched, pooled to the grid of the first scale and
-concatenated along channels. The model's weights are untouched and its input never grows, so the cost is linear in the
-number of tiles.
+larger than the model was trained on, the tiles' maps are stitched, brought to the grid of one scale, the first unless
+told otherwise, and concatenated along channels. The model's weights are untouched and its input never grows, so the
+cost is linear in the number of tiles.
 
 Dims: b images, h w height and width (px), k tiles per side, s side of a tile (px), gh gw rows and columns of a map,
 c channels of the model, d = c * number of sizes, n tokens, q prefix tokens (class and register tokens).
@@ -40,6 +40,7 @@ def multiscale_forward(
     num_prefix_tokens: int = 0,
     output: Literal["bnc", "bchw"] = "bnc",
     reference: bool = False,
+    resize_output_to_idx: int = 0,
 ) -> Float[Tensor, "b n d"] | Float[Tensor, "b d gh gw"]:
     """S2 features of any callable `(b, 3, s, s) -> (b, n, c)` or `(b, c, h, w)`.
 
@@ -47,17 +48,20 @@ def multiscale_forward(
     largest side the model may see and defaults to the first size. All tiles of equal side go through the model in one
     batch. The result has c * len(sizes) channels; prefix tokens, averaged over the tiles of a scale, come first.
 
+    `resize_output_to_idx` says whose grid all scales are brought to, by area: 0 is the first size, whose cells hold the
+    means of finer ones; with the last, nothing is averaged and coarser cells are repeated, for as many tokens more.
+
     `reference=True` resizes as published: bicubic without antialiasing even when shrinking. The default antialiases
     when it shrinks.
 
     Raises S2RobotError on images that are not float, square and 4-d, on sizes that do not ascend or do not divide into
-    equal tiles, and on a model output that is neither a square token sequence nor a map.
+    equal tiles, on an index of no size, and on a model output that is neither a square token sequence nor a map.
     """
     if output not in ("bnc", "bchw"):
         raise S2RobotError(f"output={output!r}; allowed: 'bnc' (tokens) or 'bchw' (a map)")
     if output == "bchw" and num_prefix_tokens:
         raise S2RobotError(f"a map has no place for {num_prefix_tokens} prefix tokens; use output='bnc'")
-    map_, prefix = multiscale_maps(model, images, sizes, tile, num_prefix_tokens, reference)
+    map_, prefix = multiscale_maps(model, images, sizes, tile, num_prefix_tokens, reference, resize_output_to_idx)
     if output == "bchw":
         return map_
     tokens = map_.flatten(2).transpose(1, 2)
@@ -71,14 +75,17 @@ def multiscale_maps(
     tile: int | None = None,
     num_prefix_tokens: int = 0,
     reference: bool = False,
+    resize_output_to_idx: int = 0,
 ) -> MultiscaleMaps:
     """`multiscale_forward` before it is flattened: the map and the prefix tokens. Same arguments and errors."""
     _check_images(images)
     splits = tile_counts(sizes, tile)
+    check_index(sizes, resize_output_to_idx)
     tiles = [split(resize(images, size, antialias=not reference), k) for size, k in zip(sizes, splits, strict=True)]
     parts = [separate_prefix(out, num_prefix_tokens) for out in run_in_batches(model, tiles)]
     maps = [merge(part.map, k) for part, k in zip(parts, splits, strict=True)]
-    pooled = [area_pool(m, (maps[0].shape[-2], maps[0].shape[-1])) for m in maps]
+    rows, columns = maps[resize_output_to_idx].shape[-2:]
+    pooled = [area_pool(m, (rows, columns)) for m in maps]
     # (k * k * b, q, c) -> (b, q, c): every tile has its own class token, the scale gets their mean.
     prefixes = [part.prefix.unflatten(0, (-1, len(images))).mean(0) for part in parts]
     return MultiscaleMaps(torch.cat(pooled, dim=1), torch.cat(prefixes, dim=-1))
@@ -104,6 +111,14 @@ def tile_counts(sizes: Sequence[int], tile: int | None = None) -> list[int]:
                 f"size {size} does not divide into {count} x {count} tiles of at most {tile} px; use {near}"
             )
     return counts
+
+
+def check_index(sizes: Sequence[int], resize_output_to_idx: int) -> None:
+    """Raises S2RobotError where that is the index of no size."""
+    if resize_output_to_idx not in range(len(sizes)):
+        raise S2RobotError(
+            f"resize_output_to_idx={resize_output_to_idx}; the indices of sizes={list(sizes)} are 0 to {len(sizes) - 1}"
+        )
 
 
 def resize(images: Float[Tensor, "b c h w"], size: int, antialias: bool = True) -> Float[Tensor, "b c s s"]:
@@ -144,7 +159,10 @@ def merge(tiles: Shaped[Tensor, "kkb c s s"], k: int) -> Shaped[Tensor, "b c gh 
 
 
 def area_pool(map_: Float[Tensor, "b c h w"], grid: tuple[int, int]) -> Float[Tensor, "b c gh gw"]:
-    """Mean over the cells that fall into each cell of `grid`, in float32; the identity where the grid is right."""
+    """Mean over the cells that overlap each cell of `grid`, in float32; the identity where the grid is right.
+
+    A finer `grid` repeats cells.
+    """
     if map_.shape[-2:] == grid:
         return map_
     return F.adaptive_avg_pool2d(map_.float(), grid).to(map_.dtype)

@@ -143,10 +143,11 @@ def released_encoder(
     dtype: str = "auto",
     device: str = "auto",
     reference: bool = False,
+    resize_output_to_idx: int = 0,
 ) -> MultiscaleEncoder:
     """What YAMLs of configs/encoder name as their `_target_`: a MultiscaleEncoder on `released_backbone`."""
     backbone = released_backbone(path, file, layout, Card.parse(card), weights, seed)
-    return MultiscaleEncoder(backbone, sizes, tile, grid, square, dtype, device, reference)
+    return MultiscaleEncoder(backbone, sizes, tile, grid, square, dtype, device, reference, resize_output_to_idx)
 
 
 def released_backbone(

@@ -49,14 +49,16 @@ FRAME_PX, STEPS, EPISODES = 112, 12, 6
 
 
 @pytest.mark.parametrize(
-    ("sizes", "tile", "grid", "square", "frame", "reference"),
+    ("sizes", "tile", "grid", "square", "frame", "reference", "index"),
     [
-        ((32,), None, None, "crop", (32, 32), False),
-        ((16, 32), None, None, "crop", (40, 48), False),  # shrinks to both, antialiased
-        ((16, 32), None, None, "crop", (40, 48), True),  # as published, not antialiased
-        ((16, 48), None, (1, 2), "crop", (48, 48), False),  # nine tiles, pooled to an odd grid
-        ((32, 64), 32, None, "pad", (50, 64), False),
-        ((24, 32), 16, None, "crop", (33, 35), False),  # tiles smaller than the tile
+        ((32,), None, None, "crop", (32, 32), False, 0),
+        ((16, 32), None, None, "crop", (40, 48), False, 0),  # shrinks to both, antialiased
+        ((16, 32), None, None, "crop", (40, 48), True, 0),  # as published, not antialiased
+        ((16, 48), None, (1, 2), "crop", (48, 48), False, 0),  # nine tiles, pooled to an odd grid
+        ((32, 64), 32, None, "pad", (50, 64), False, 0),
+        ((24, 32), 16, None, "crop", (33, 35), False, 0),  # tiles smaller than the tile
+        ((16, 48), None, None, "crop", (48, 48), False, 1),  # coarse cells repeated
+        ((16, 48), None, (5, 5), "crop", (48, 48), False, 1),
     ],
 )
 def test_the_encoders_graph_gives_the_features_of_the_encoder(
@@ -66,10 +68,11 @@ def test_the_encoders_graph_gives_the_features_of_the_encoder(
     square: Any,
     frame: tuple[int, int],
     reference: bool,
+    index: int,
 ) -> None:
     torch.manual_seed(0)
     backbone = Backbone(nn.Conv2d(3, 5, 4, 4), "tiny", patch=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-    encoder = MultiscaleEncoder(backbone, sizes, tile, grid, square, "float32", "cpu", reference)
+    encoder = MultiscaleEncoder(backbone, sizes, tile, grid, square, "float32", "cpu", reference, index)
     images = torch.randint(0, 256, (3, *frame, 3), dtype=torch.uint8)
     graph = EncoderGraph(encoder, CameraSpec("front", *frame)).eval()
     want = encoder(images.permute(0, 3, 1, 2))

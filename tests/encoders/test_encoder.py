@@ -70,6 +70,21 @@ def test_one_large_scale_pools_to_the_grid_asked_for():
     torch.testing.assert_close(pooled.tokens, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("model", ["vit1", "convnext"])
+@pytest.mark.parametrize("tile", [32, 64])
+def test_the_grid_may_be_that_of_any_size(model, tile):
+    images = frames(2, 64)
+    made = encoder(model=model, tile=tile, resize_output_to_idx=1)
+    options = {"num_prefix_tokens": made.num_prefix_tokens, "resize_output_to_idx": 1}
+    expected = multiscale_forward(tiny_model(model), normalised(images), (32, 64), tile, **options)
+    features = made(images)
+    assert features.grid == (8, 8)
+    assert made.cost().tokens == 64 + made.num_prefix_tokens
+    torch.testing.assert_close(torch.cat([features.prefix, features.tokens], 1), expected, atol=1e-5, rtol=0)
+    pooled = encoder(model=model, tile=tile, resize_output_to_idx=1, grid=(3, 3))(images)
+    assert pooled.tokens.shape == (2, 9, 32)
+
+
 def test_memory_layout_of_the_frames_does_not_matter():
     images = frames(2, 80)
     assert torch.equal(encoder()(images).tokens, encoder()(images.contiguous(memory_format=torch.channels_last)).tokens)
@@ -170,6 +185,8 @@ def test_the_fingerprint_changes_with_everything_that_changes_the_features():
         encoder((32,)),
         encoder((32, 64), tile=64),
         encoder(grid=(2, 2)),
+        encoder(resize_output_to_idx=1),
+        encoder(resize_output_to_idx=1, grid=(4, 4)),
         encoder(square="pad"),
         encoder(dtype="bfloat16"),
         encoder(reference=True),
@@ -231,6 +248,7 @@ BAD_SETTINGS = {
     "tile against patch": ({"sizes": (32, 72), "tile": 36}, "72 gives tiles of 36 px, .*; 64 and 80 are"),
     "unordered": ({"sizes": (64, 32)}, "ascending"),
     "grid too fine": ({"grid": (9, 9)}, "the map is 4 x 4"),
+    "index of no size": ({"resize_output_to_idx": -1}, r"idx=-1; the indices of sizes=\[32, 64\] are 0 to 1"),
     "grid of one number": ({"grid": (2,)}, "two numbers"),
     "square": ({"square": "stretch"}, "square='stretch'; allowed: crop, pad"),
     "dtype": ({"dtype": "float16"}, "dtype='float16'; allowed: auto, float32, bfloat16"),

@@ -39,7 +39,7 @@ def load(name: str, **overrides: object) -> Encoder:
 
 
 def test_the_catalogue_holds_the_arms_of_the_experiment():
-    assert {"base", "s2", "large", "fine", "random", "blind", "hf"} <= set(encoder_names())
+    assert {"base", "s2", "s2_unpooled", "large", "fine", "random", "blind", "hf"} <= set(encoder_names())
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,7 @@ def test_every_named_encoder_encodes_a_frame(name):
     [
         ("base", 0.28, (7, 7), 1),
         ("s2", 1.42, (7, 7), 5),
+        ("s2_unpooled", 1.42, (14, 14), 5),
         ("large", 1.44, (8, 8), 1),
         ("fine", 1.47, (7, 7), 1),
         ("random", 1.42, (7, 7), 5),

@@ -89,11 +89,24 @@ def test_reference_mode_is_the_algorithm_of_the_paper(name, side, sizes, tile):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case_name(*case))
 def test_reference_mode_equals_the_public_package(case):
     """Golden outputs of bfshi/scaling_on_scales at commit 9c008a37540e, computed by golden_s2.py."""
-    name, side, sizes, tile = case
+    name, side, sizes, tile, index = case
     layout, prefix = ("bchw", 0) if name == "convnext" else ("bnc", int(name[3:]))
-    ours = multiscale_forward(tiny_model(name), float_images(2, side), sizes, tile, prefix, layout, reference=True)
+    arguments = (tiny_model(name), float_images(2, side), sizes, tile, prefix, layout)
+    ours = multiscale_forward(*arguments, reference=True, resize_output_to_idx=index)
     with np.load(GOLDEN, allow_pickle=False) as golden:
         np.testing.assert_allclose(ours.numpy(), golden[case_name(*case)], atol=1e-5, rtol=0)
+
+
+def test_in_the_grid_of_the_finer_size_nothing_is_averaged_and_coarse_cells_are_repeated():
+    arguments = (tiny_model("convnext"), float_images(2, 64), (32, 64))
+    fine = multiscale_forward(*arguments, output="bchw", resize_output_to_idx=1)
+    coarse = multiscale_forward(*arguments, output="bchw")
+    alone = multiscale_forward(*arguments[:2], (64,), 32, output="bchw")
+    assert torch.equal(fine[:, len(alone[0]) :], alone)
+    assert torch.equal(
+        fine[:, : len(alone[0])], coarse[:, : len(alone[0])].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    )
+    torch.testing.assert_close(torch.nn.functional.avg_pool2d(fine, 2), coarse, atol=1e-6, rtol=0)
 
 
 def test_the_default_differs_from_the_published_resize_only_where_it_shrinks():
@@ -172,6 +185,7 @@ BAD = {
     "size does not divide": ({"sizes": (32, 80), "tile": 32}, "80 does not divide into 3 x 3 tiles .*use 64"),
     "one size": ({"sizes": 32}, r"sizes=32; give a list of sides in px, e.g. \[32\]"),
     "tile of nothing": ({"tile": 0}, "tile=0"),
+    "index of no size": ({"resize_output_to_idx": 2}, r"idx=2; the indices of sizes=\[32, 64\] are 0 to 1"),
     "layout": ({"output": "bhwc"}, "output='bhwc'; allowed: 'bnc'"),
     "prefix in a map": ({"output": "bchw", "num_prefix_tokens": 1}, "no place for 1 prefix"),
     "forgotten prefix": ({"num_prefix_tokens": 0}, "17 tokens less 0 prefix tokens are 17, not a square"),

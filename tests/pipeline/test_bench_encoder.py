@@ -23,9 +23,10 @@ STAND_IN = """
 import time
 from s2robot.encoders import multiscale_forward
 
-def forward(model, images, img_sizes, max_split_size, num_prefix_token, output_shape):
+def forward(model, images, img_sizes, max_split_size, num_prefix_token, output_shape, resize_output_to_idx):
     time.sleep(0.4)
-    return multiscale_forward(model, images, img_sizes, max_split_size, num_prefix_token, output_shape, reference=True)
+    how = {"reference": True, "resize_output_to_idx": resize_output_to_idx}
+    return multiscale_forward(model, images, img_sizes, max_split_size, num_prefix_token, output_shape, **how)
 """
 
 

@@ -62,8 +62,9 @@ class EncoderGraph(nn.Module):
             for size in encoder.sizes
         )
         maps = [(part.shape[-2], part.shape[-1]) for part in self._maps(squares)[0]]
-        self.pools = nn.ModuleList(Separable(area_pool, sides, maps[0]) for sides in maps)
-        self.last = Separable(area_pool, maps[0], encoder.grid)
+        grid = maps[encoder.resize_output_to_idx]
+        self.pools = nn.ModuleList(Separable(area_pool, sides, grid) for sides in maps)
+        self.last = Separable(area_pool, grid, encoder.grid)
 
     def forward(self, image: UInt8[Tensor, "1 h w 3"]) -> tuple[Float[Tensor, "1 n c"], Float[Tensor, "1 q c"]]:
         """Tokens and prefix tokens of one RGB frame, upright."""

@@ -99,6 +99,7 @@ class Models:
             "max_split_size": encoder.tile,
             "num_prefix_token": backbone.num_prefix_tokens,
             "output_shape": "bchw" if backbone(tile).ndim == 4 else "bnc",
+            "resize_output_to_idx": encoder.resize_output_to_idx,
         }
 
         def call(frames: Tensor) -> Tensor:
