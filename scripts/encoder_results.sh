@@ -18,7 +18,7 @@ first_weights() {
 
 probe() { # new, first and random weights under every arm; reconstruction of large's tokens, large at two scales as ceiling
     first_weights
-    local all="s2_unpooled,{large_s2:{encoder:large,sizes:[128,256]}}," arm weights success=null
+    local all="s2_unpooled,{fine_unpooled:{encoder:fine,grid:null}},{large_s2:{encoder:large,sizes:[128,256]}}," arm weights success=null
     [ ! -f "$OUT/compare.json" ] || success="$OUT/compare.json"
     for arm in base s2 large fine; do
         weights=vit_tiny_112
@@ -56,7 +56,7 @@ zoo() { $RUN encoders match=large out="$OUT/zoo.json"; }
 
 bench() { $RUN bench encoder reference="${1:?give a checkout of github.com/bfshi/scaling_on_scales}" threads=2 out="$OUT/bench_cpu.json"; }
 
-compare() { # one task of three, three training seeds; all eleven arms or those given; joins what compare.json has already
+compare() { # one task of three, three training seeds; all twelve arms or those given; joins what compare.json has already
     first_weights
     local known="" arms=()
     [ ! -f "$OUT/compare.json" ] || known="$OUT/compare.json"
