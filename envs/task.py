@@ -150,7 +150,7 @@ class TabletopTask(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
                 if self.grasp is None or grasp.nearest_m < self.grasp.nearest_m:
                     self.grasp = grasp
             self._closing = bool(taken[-1] > 0)
-        self.world.step(taken)
+        self.world.advance(taken)
         self.steps += 1
         if self.is_success():
             self.end = "success"

@@ -18,6 +18,8 @@ from robosuite.models.objects import MujocoObject
 from robosuite.models.tasks import ManipulationTask
 from robosuite.utils.placement_samplers import UniformRandomSampler
 
+from s2robot.envs.control import ArmTorques
+
 CONTROL_RATE_HZ = 20.0
 TABLE_HEIGHT_M = 0.8  # robosuite's table top, world frame
 TABLE_SIZE_M = (0.8, 0.8, 0.05)
@@ -39,14 +41,26 @@ def world_options() -> dict[str, Any]:
 
 
 class OneRobot:
-    """Hands an action to the only robot. robosuite works out three times per physics step how long each robot's
-    action is; once is left.
-    """
+    """What both worlds share."""
 
     robots: list[Any]
+    sim: Any
+    control_timestep: float
+    model_timestep: float
+    _torques: ArmTorques | None = None
 
-    def _pre_action(self, action: np.ndarray, policy_step: bool = False) -> None:
-        self.robots[0].control(action, policy_step=policy_step)
+    def advance(self, action: np.ndarray) -> None:
+        """One action: the state becomes what robosuite's `step` makes of it, to the bit, in a third of the time."""
+        if self._torques is None:
+            self._torques = ArmTorques(self.robots[0], self.sim.model._model, self.sim.data._data)
+        for step in range(int(self.control_timestep / self.model_timestep)):
+            self.sim.step1()
+            if step:
+                self._torques.apply()
+            else:
+                self.robots[0].control(action, policy_step=True)
+                self._torques.aim()
+            self.sim.step2()
 
 
 class LiftWorld(OneRobot, Lift):

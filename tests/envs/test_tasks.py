@@ -13,6 +13,7 @@ from scipy.stats import chisquare
 
 from s2robot.configs import choice, names
 from s2robot.envs import make_task
+from s2robot.envs.control import ArmTorques
 from s2robot.envs.expert import CLOSING, LIFTING, ExpertConfig, GraspExpert
 from s2robot.envs.pick_cube import PickCube
 from s2robot.envs.task import PixelObservation, TabletopTask
@@ -46,6 +47,38 @@ def test_an_episode_is_a_function_of_its_seed_whatever_came_before(task: Build, 
     assert play() == first
     env.reset(seed=124)
     assert env.state_sha256() != first[0]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_state_is_the_one_that_robosuite_makes_of_the_same_actions_to_the_bit(task: Build, name: str) -> None:
+    env = task(name)
+    env.reset(seed=3)
+    expert, actions = GraspExpert(env, ExpertConfig(miss=0.0), np.random.default_rng(3)), []
+    while not env.end:
+        actions.append(expert.act()[1])
+        env.step(actions[-1])
+    assert env.end == "success"  # so the fingers have closed on something
+
+    def play(move: Callable[[np.ndarray], object]) -> list[bytes]:
+        env.reset(seed=3)
+        states = []
+        for action in actions:
+            move(action.astype(np.float32))
+            states.append(env.sim_state().tobytes())
+        return states
+
+    assert play(env.world.advance) == play(env.world.step)
+
+
+def test_another_controller_than_is_repeated_is_refused(task: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = task("lift")
+    arguments = env.robot, env.model, env.data
+    ArmTorques(*arguments)
+    for name, value in {"impedance_mode": "variable", "uncoupling": False, "input_ref_frame": "world"}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(env.robot.part_controllers["right"], name, value)
+            with pytest.raises(S2RobotError, match=r"OSC_POSE of .* is set up otherwise"):
+                ArmTorques(*arguments)
 
 
 @pytest.mark.parametrize("name", TASKS)
