@@ -109,16 +109,6 @@ class Backbone(nn.Module):
         return digest.hexdigest()
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep what a forward pass frees instead of handing it back and faulting it in again.
-
-    Freeing one block of just under 32 MiB raises glibc's dynamic thresholds (mallopt(3), M_MMAP_THRESHOLD) for the
-    process; elsewhere it does nothing. Eight frames at (112, 224) through ViT-Ti/16 in float32 took 35,000 page faults
-    and a fifth of the time in the kernel before, none after.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
 def resolve_device(device: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. Raises S2RobotError for CUDA where there is none."""
     if device == "auto":

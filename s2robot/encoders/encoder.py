@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
-from s2robot.encoders.backbone import Backbone, keep_freed_memory, resolve_device, resolve_dtype
+from s2robot.allocator import keep_freed_memory
+from s2robot.encoders.backbone import Backbone, resolve_device, resolve_dtype
 from s2robot.encoders.cost import Cost, count_gmac
 from s2robot.encoders.interface import Features
 from s2robot.encoders.multiscale import MultiscaleMaps, area_pool, check_index, multiscale_maps, tile_counts

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from s2robot.allocator import large_blocks_kept
+
 Batch = Any
 
 
@@ -127,25 +129,26 @@ def fit(
         batches: step -> batch, a pure function of the step.
         state: advanced in place.
     """
-    state.module.train()
-    while state.step < state.schedule.steps:
-        start_s = time.perf_counter()
-        _seed(state.seed * 1_000_003 + state.step + 1_000_000_007 * state.stream)
-        batch = batches(state.step)
-        data_s = time.perf_counter() - start_s
-        lr = state.schedule.at(state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
-        value = loss(batch)
-        state.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        norm = nn.utils.clip_grad_norm_(state.module.parameters(), state.clip)
-        state.optimizer.step()
-        state.step += 1
-        if state.ema is not None:
-            _update_ema(state)
-        yield StepRecord(state.step, value.detach(), lr, norm, data_s, time.perf_counter() - start_s)
-        state.module.train()  # the caller may have evaluated
+    with large_blocks_kept():
+        state.module.train()
+        while state.step < state.schedule.steps:
+            start_s = time.perf_counter()
+            _seed(state.seed * 1_000_003 + state.step + 1_000_000_007 * state.stream)
+            batch = batches(state.step)
+            data_s = time.perf_counter() - start_s
+            lr = state.schedule.at(state.step)
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr
+            value = loss(batch)
+            state.optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            norm = nn.utils.clip_grad_norm_(state.module.parameters(), state.clip)
+            state.optimizer.step()
+            state.step += 1
+            if state.ema is not None:
+                _update_ema(state)
+            yield StepRecord(state.step, value.detach(), lr, norm, data_s, time.perf_counter() - start_s)
+            state.module.train()  # the caller may have evaluated
 
 
 def _seed(seed: int) -> None:
