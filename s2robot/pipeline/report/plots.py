@@ -25,13 +25,20 @@ DPI = 200
 REFERENCE_ARM = "s2"  # the arm whose compute the others are matched to
 _STYLES = {  # arm -> colour, marker, filled
     "s2": ("#D55E00", "o", True),
+    "s2_unpooled": ("#B2182B", "<", True),
     "large": ("#0072B2", "s", True),
     "fine": ("#009E73", "^", True),
     "base": ("#E69F00", "D", True),
     "random": ("#CC79A7", "o", False),
     "blind": ("#7F7F7F", "X", False),
 }
-_SPARE = (("#56B4E9", "v", True), ("#8C6D31", "P", True), ("#5E4FA2", "<", True), ("#B2182B", ">", True))
+_SPARE = (
+    ("#56B4E9", "v", True),
+    ("#8C6D31", "P", True),
+    ("#5E4FA2", ">", True),
+    ("#1B7837", "p", True),
+    ("#4D4D4D", "h", True),
+)
 
 
 @dataclass(frozen=True)

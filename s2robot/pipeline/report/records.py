@@ -22,12 +22,16 @@ from s2robot.pipeline.statistics import Contrast, contrast, verdict, wilson
 from s2robot.storage import fingerprint
 
 MATCH_TOLERANCE = 0.05
-PRIMARY = (("s2", "large"), ("s2", "fine"))
-SECONDARY = (("s2", "base"), ("s2", "random"), ("s2", "blind"))
-# What the paper (arXiv 2403.13043) says or what a control must show, each as a clause in which s2 wins.
+PRIMARY = (("s2", "large"), ("s2", "fine"), ("s2_unpooled", "large"), ("s2_unpooled", "fine_unpooled"))
+SECONDARY = (("s2", "base"), ("s2", "random"), ("s2", "blind"), ("s2_unpooled", "s2"))
+SUBJECTS = ("s2", "s2_unpooled")  # the arms whose contrasts are put into words
+# What the paper (arXiv 2403.13043) says or what a control must show, each as a clause in which the first wins.
 CLAIMS = {
     ("s2", "large"): "several scales of a small encoder beat one scale of a larger encoder",
+    ("s2_unpooled", "large"): "several scales of a small encoder beat one scale of a larger encoder",
     ("s2", "fine"): "several scales cut into tiles beat one scale of the finest resolution",
+    ("s2_unpooled", "fine_unpooled"): "several scales cut into tiles beat one scale of the finest resolution",
+    ("s2_unpooled", "s2"): "the cells of the finer scale beat their means",
     ("s2", "base"): "a second scale improves on the first alone",
     ("s2", "random"): "pre-trained weights beat random ones",
     ("s2", "blind"): "the policy uses the image",

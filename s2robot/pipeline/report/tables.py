@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from s2robot.pipeline.report.records import SUBJECTS
+
 KINDS = ("missed", "other", "open")  # of failures
 BOLD, RESET = "\033[1m", "\033[0m"
 
@@ -64,9 +66,9 @@ def task_tables(task: Mapping[str, Any]) -> list[tuple[str, Table]]:
 
 
 def verdicts(task: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(contrasts, sentence) for the contrasts with s2, or for all where that arm is absent; each sentence once."""
+    """(contrasts, sentence) for the contrasts of S2's arms, or for all where there is none; each sentence once."""
     sentences: dict[str, list[str]] = {}
-    for pair in [pair for pair in task["pairs"] if pair["a"] == "s2"] or task["pairs"]:
+    for pair in [pair for pair in task["pairs"] if pair["a"] in SUBJECTS] or task["pairs"]:
         sentences.setdefault(pair["verdict"], []).append(f"{pair['a']} - {pair['b']}")
     return [(", ".join(pairs), sentence) for sentence, pairs in sentences.items()]
 
