@@ -1,4 +1,4 @@
-"""The arm's controller between two actions, at a fifth of robosuite's time and to the same bits.
+"""The arm's controller between two actions, without robosuite's look-ups, to the same bits (docs/log.md, 2026-11-30).
 
 An action lasts 25 physics steps. At each of them robosuite looks everything up by name and asks MuJoCo for the same
 Jacobians several times, 0.5 ms of Python beside 0.1 ms of physics, though the goal moves with the first one alone. Here
@@ -35,7 +35,7 @@ class ArmTorques:
         interpolated = controller.interpolator_pos is not None or controller.interpolator_ori is not None
         plain = controller.name == "OSC_POSE" and controller.impedance_mode == "fixed" and controller.uncoupling
         if not plain or interpolated or controller.input_ref_frame != "base" or moves:
-            raise S2RobotError(f"the controller {controller.name} of {robot.name} is set up otherwise than repeated here")
+            raise S2RobotError(f"controller {controller.name} of {robot.name} is set up otherwise than repeated here")
         self._qpos, self._qvel = _slice(controller.qpos_index), _slice(controller.qvel_index)
         self._actuators = _slice(robot._ref_actuators_indexes_dict[ARM])
         self._low, self._high = model.actuator_ctrlrange[self._actuators].T

@@ -50,7 +50,7 @@ class OneRobot:
     _torques: ArmTorques | None = None
 
     def advance(self, action: np.ndarray) -> None:
-        """One action: the state becomes what robosuite's `step` makes of it, to the bit, in a third of the time."""
+        """One action: the state becomes what robosuite's `step` makes of it, to the bit, in less than half the time."""
         if self._torques is None:
             self._torques = ArmTorques(self.robots[0], self.sim.model._model, self.sim.data._data)
         for step in range(int(self.control_timestep / self.model_timestep)):

@@ -18,11 +18,11 @@ from s2robot.pipeline.report.join import join_reports, read_report
 from s2robot.pipeline.report.outcomes import Outcome, aggregate, read_outcomes, write_outcomes
 from s2robot.pipeline.report.plots import DARK, LIGHT, _apart, _clusters, learning_curves, success_against_gmac
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report, run_rows
-from s2robot.pipeline.report.tables import arm_table, notes, print_report, task_heading, to_markdown, to_text
+from s2robot.pipeline.report.tables import arm_table, notes, print_report, task_heading, to_markdown, to_text, verdicts
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
 
-GMAC = {"base": 0.28, "s2": 1.42, "large": 1.44, "fine": 1.47, "random": 1.42, "blind": 0.0}
+GMAC = {"base": 0.28, "s2": 1.42, "s2_unpooled": 1.42, "large": 1.44, "fine": 1.47, "random": 1.42, "blind": 0.0}
 COMMAND = "s2robot compare task=lift seeds=20000:20010"
 
 
@@ -166,8 +166,12 @@ def test_counts_and_differences_are_those_of_the_outcomes():
 def test_contrasts_of_the_experiment_come_first_and_every_pair_once():
     pairs = report(*(arm(name, [[1, 0, 1]]) for name in GMAC))["tasks"]["lift"]["pairs"]
     names = [(pair["a"], pair["b"]) for pair in pairs]
-    assert names[:5] == [("s2", "large"), ("s2", "fine"), ("s2", "base"), ("s2", "random"), ("s2", "blind")]
-    assert len({frozenset(pair) for pair in names}) == len(names) == 15
+    primary, secondary = (
+        ["s2 large", "s2 fine", "s2_unpooled large"],
+        ["s2 base", "s2 random", "s2 blind", "s2_unpooled s2"],
+    )
+    assert [" ".join(pair) for pair in names[:7]] == primary + secondary
+    assert len({frozenset(pair) for pair in names}) == len(names) == 21
 
 
 def test_several_training_seeds_are_pooled_and_mcnemar_keeps_to_the_first():
@@ -299,6 +303,17 @@ def test_the_printed_report_is_plain_text_off_a_terminal_and_bold_on_one():
     assert "\033[1mlarge, s2 on lift" in terminal.getvalue()
     assert COMMAND in pipe.getvalue()
     assert "no claim: one training seed" in pipe.getvalue()
+
+
+def test_both_arms_of_s2_are_put_into_words_and_no_other() -> None:
+    solved = {"large": [[1, 0] * 5] * 3, "s2": [[1, 0] * 5] * 3, "s2_unpooled": [[1] * 10] * 3, "base": [[0] * 10] * 3}
+    task = report(*(arm(name, runs, curve=False) for name, runs in solved.items()))["tasks"]["lift"]
+    spoken = ", ".join(pairs for pairs, _ in verdicts(task)).split(", ")
+    assert {"s2 - large", "s2 - base", "s2_unpooled - large", "s2_unpooled - s2"} <= set(spoken)
+    assert "large - base" not in spoken
+    [sentence] = [pair["verdict"] for pair in task["pairs"] if (pair["a"], pair["b"]) == ("s2_unpooled", "large")]
+    assert "in line with the claim that several scales of a small encoder" in sentence
+    assert "compute matched" in sentence
 
 
 def test_a_single_arm_is_reported_without_pairs_or_verdicts(tmp_path):
