@@ -18,14 +18,14 @@ first_weights() {
 
 probe() { # new, first and random weights under every arm; reconstruction of large's tokens, large at two scales as ceiling
     first_weights
-    local all="s2_unpooled,{fine_unpooled:{encoder:fine,grid:null}},{large_s2:{encoder:large,sizes:[128,256]}}," arm weights success=null
+    local all="s2_unpooled,{fine_unpooled:{encoder:fine,grid:null}}," arm weights success=null
     [ ! -f "$OUT/compare.json" ] || success="$OUT/compare.json"
     for arm in base s2 large fine; do
         weights=vit_tiny_112
         [ "$arm" = large ] && weights=vit_small_128
         all+="$arm,{${arm}_first:{encoder:$arm,path:$FIRST/$weights}},{${arm}_random:{encoder:$arm,weights:random}},"
     done
-    $RUN probe "encoders=[${all%,}]" target=large ceiling=large_s2 "success=$success" frame_px=256 out=outputs/probe
+    $RUN probe "encoders=[${all%,}]" target=large "ceiling={large_s2:{encoder:large,sizes:[128,256]}}" "success=$success" frame_px=256 out=outputs/probe
     cp outputs/probe/{probe.json,probe.png,reconstruction.json} "$OUT"
     [ ! -f outputs/probe/correlation.json ] || cp outputs/probe/correlation.json "$OUT"
 }

@@ -18,12 +18,12 @@ from s2robot.pipeline.probe import run as run_module
 from s2robot.pipeline.probe.dense import mean_iou
 from s2robot.pipeline.probe.frames import FrameRecipe, draw_frames, load_labels, load_rgb
 from s2robot.pipeline.probe.grid import mean_balanced
-from s2robot.pipeline.probe.heads import CELLS, DenseHead, Training, dual_weights, kernels, ridge, sample_at, train_head
+from s2robot.pipeline.probe.heads import CELLS, DenseHead, Training, dual_weights, ridge, sample_at, train_head
 from s2robot.pipeline.probe.objects import visible
 from s2robot.pipeline.probe.probes import PROBES
 from s2robot.pipeline.probe.reconstruct import frame_errors, reconstruct
 from s2robot.pipeline.probe.run import Row, bootstrap
-from s2robot.pipeline.probe.scores import MIN_PIXELS, Tokens, balanced
+from s2robot.pipeline.probe.scores import MIN_PIXELS, Tokens, balanced, kernels
 from s2robot.pipeline.probe.table import correlate, reconstructions_as_text
 
 QUICK = Training(steps=300, batch=64)
@@ -107,7 +107,7 @@ def test_statistics_come_from_training_frames_alone():
     data, _ = bumps()
     changed = data.tokens.clone()
     changed[-HELD_OUT:] = 100
-    torch.testing.assert_close(Tokens(changed, (7, 7), HELD_OUT).statistics(), data.statistics())
+    torch.testing.assert_close(Tokens(changed, (7, 7), HELD_OUT).statistics, data.statistics)
 
 
 def test_ridge_is_the_primal_solution_at_its_penalty():
@@ -325,7 +325,8 @@ def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, c
         "frames=20",
         "held_out=10",
     ]
-    arguments += ["steps=3", "weight_seeds=2", "target=base", f"out={tmp_path}", "workers=0", "device=cpu"]
+    arguments += ["steps=3", "weight_seeds=2", "ceiling={wide:{encoder:s2,weights:random}}"]  # a ceiling is not probed
+    arguments += ["target=base", f"out={tmp_path}", "workers=0", "device=cpu"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "lift: joints, deg (ridge)" in printed
@@ -334,14 +335,16 @@ def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, c
     assert {row["encoder"] for row in rows} == {"constant", "base", "mine"}
     assert {row["weight_seeds"] for row in rows if row["encoder"] == "mine"} == {2}
     assert all(row["ci95"][0] <= row["value"] <= row["ci95"][1] for row in rows)
-    assert [line["source"] for line in json.loads((tmp_path / "reconstruction.json").read_text())] == ["mine"]
+    [line] = json.loads((tmp_path / "reconstruction.json").read_text())
+    assert line["source"] == "mine"
+    assert line["ratio"] == pytest.approx(line["bits"] / line["bits_ceiling"])
     assert (tmp_path / "probe.png").stat().st_size > 10_000
 
     def never(*_: object) -> None:
         raise AssertionError("was finished already")
 
     monkeypatch.setattr(run_module, "_tokens", never)
-    assert main([*arguments[:-3], "target=null", *arguments[-3:]]) == 0
+    assert main([*arguments[:-4], "target=null", *arguments[-3:]]) == 0
     assert json.loads((tmp_path / "probe.json").read_text()) == rows
 
 
@@ -388,6 +391,8 @@ def test_curves_over_what_a_pretraining_kept(tmp_path, monkeypatch, capsys):
         ("tasks=[]", "give at least one encoder, and a task for position, joints"),
         ("target=blind", "encoder 'blind' sees nothing"),
         ("ceiling=s3", "unknown encoder 's3'"),
+        ("ceiling={one:{encoder:s3}}", "unknown encoder 's3'"),
+        ("ceiling={one:{},two:{}}", "is no encoder; give a name, or {new_name:"),
         ("success=pyproject.toml", "pyproject.toml is not valid JSON"),
     ],
 )

@@ -19,7 +19,7 @@ from s2robot.pipeline.probe.scores import Frames, Tokens, sum_and_count
 CLASSES = ("background", "table", "robot", "object")
 FIRST_OBJECT = 3  # code of the first object in a scene's label image
 MAX_DEPTH_M = 3.0
-BATCH_SHARE = 4  # a frame answers in every cell, so a quarter of the usual batch's frames is plenty
+BATCH_SHARE = 2  # a frame answers in every cell, so half of the usual batch's frames is plenty
 
 
 def segmentation(data: Tokens, labels: Mapping[str, np.ndarray], training: Training) -> Iterator[Frames]:
@@ -66,7 +66,7 @@ def _dense(
     training = replace(training, batch=max(1, training.batch // BATCH_SHARE))
     for name, hidden in (("linear", 0), ("small", 256)):
         torch.manual_seed(training.seed)
-        head = DenseHead(data.grid, *data.statistics(), outputs, hidden)
+        head = DenseHead(data.grid, *data.statistics, outputs, hidden)
 
         def step(index: Tensor, head: DenseHead = head) -> Tensor:
             return loss(head(data.train[index]), index)

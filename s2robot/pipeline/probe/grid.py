@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from s2robot.pipeline.probe.heads import GridHead, Training, in_batches, kernels, ridge, train_head
+from s2robot.pipeline.probe.heads import GridHead, Training, in_batches, ridge, train_head
 from s2robot.pipeline.probe.objects import visible
 from s2robot.pipeline.probe.scores import MIN_PIXELS, Frames, Tokens, balanced, sum_and_count
 
@@ -65,10 +65,8 @@ def _grid(
     """(head, guesses for the held-out frames): ridge for all goals at once, and a small head that is told the goal."""
     goals = targets.shape[1]
     train = targets[: -data.held_out]
-    mean, std = data.statistics()
-
-    kernel, cross = kernels(data.train, data.test, mean, std)
-    yield "ridge", ridge(kernel, cross, train.flatten(1)).view(-1, *targets.shape[1:])
+    mean, std = data.statistics
+    yield "ridge", ridge(*data.kernels, train.flatten(1)).view(-1, *targets.shape[1:])
     torch.manual_seed(training.seed)
     centre, spread = train.flatten(0, 1).mean(0), train.flatten(0, 1).std(0).clamp(min=1e-6)
     head = GridHead(data.grid, data.tokens.shape[-1], goals if goals > 1 else 0, targets.shape[-1])

@@ -30,7 +30,7 @@ class Training:
     """How a small head is trained."""
 
     steps: int = 1500
-    batch: int = 256
+    batch: int = 128
     lr: float = 2e-3
     seed: int = 0
 
@@ -48,23 +48,6 @@ def train_head(head: nn.Module, loss: Callable[[Any], Tensor], count: int, train
     for _ in fit(loss, batches, state):
         pass
     return state.best.eval()
-
-
-def kernels(
-    train: Float[Tensor, "f n c"], new: Float[Tensor, "v n c"], mean: Float[Tensor, " c"], std: Float[Tensor, " c"]
-) -> tuple[Float64[Tensor, "f f"], Float64[Tensor, "v f"]]:
-    """Scalar products of the standardised, centred grids of the training frames, and of new frames with them.
-
-    Summed token by token: a whole set of grids in double precision would fill the memory for large encoders.
-    """
-    kernel = torch.zeros(len(train), len(train), dtype=torch.float64)
-    cross = torch.zeros(len(new), len(train), dtype=torch.float64)
-    for token in range(train.shape[1]):
-        x, z = (((part[:, token].float() - mean) / std).double() for part in (train, new))
-        centre = x.mean(0)
-        kernel += (x - centre) @ (x - centre).T
-        cross += (z - centre) @ (x - centre).T
-    return kernel, cross
 
 
 def ridge(

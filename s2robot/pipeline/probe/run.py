@@ -48,8 +48,8 @@ CONSTANT = "constant"  # the encoder that sees nothing: what labels alone are wo
 class ProbeConfig:
     """What is probed. Random weights count once per weight seed; all encoders share frames, splits and training.
 
-    `encoders`, `target` and `ceiling` are names of the catalogue; an encoder may also be `{name: {encoder: s2,
-    path: ...}}` (`named_encoders`), and then be target or ceiling by its new name.
+    `encoders`, `target` and `ceiling` are names of the catalogue; encoders and the ceiling may also be `{name: {encoder:
+    s2, path: ...}}` (`named_encoders`). An encoder's new name may be target or ceiling.
     """
 
     encoders: tuple[str | Mapping[str, Any], ...]
@@ -62,7 +62,7 @@ class ProbeConfig:
     weight_seeds: int
     steps: int
     target: str | None
-    ceiling: str | None
+    ceiling: str | Mapping[str, Any] | None
     out: str
     workers: int
     device: str
@@ -87,9 +87,13 @@ class ProbeConfig:
         """Name -> configuration of what is probed, in order."""
         return named_encoders(self.encoders)
 
-    def load(self, name: str) -> Encoder:
-        """One of the probed encoders, or any of the catalogue."""
-        return load_encoder(self.encoder_configs().get(name, name), self.device)
+    def load(self, wanted: str | Mapping[str, Any]) -> Encoder:
+        """One of the probed encoders by its name, any of the catalogue, or one that `wanted` describes."""
+        known = self.encoder_configs()
+        if isinstance(wanted, str) and wanted in known:
+            return load_encoder(known[wanted], self.device)
+        [found] = named_encoders([wanted]).values()
+        return load_encoder(found, self.device)
 
     def scenes(self) -> FrameRecipe:
         """The random scenes' frames."""
@@ -146,8 +150,8 @@ def run_reconstructions(config: ProbeConfig) -> list[Reconstruction]:
     recipe, folder = config.scenes(), Path(config.out)
     paths = draw_frames(recipe, folder / "frames" / SCENES, config.workers)
 
-    def tokens(name: str) -> Tokens:
-        return _tokens(config, recipe, config.load(name), FeatureCache(folder / "cache"), paths)
+    def tokens(wanted: str | Mapping[str, Any]) -> Tokens:
+        return _tokens(config, recipe, config.load(wanted), FeatureCache(folder / "cache"), paths)
 
     target = tokens(config.target)
     ceiling = None if config.ceiling is None else tokens(config.ceiling)

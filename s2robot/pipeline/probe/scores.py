@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,10 +39,33 @@ class Tokens:
         """Of the held-out frames."""
         return self.tokens[-self.held_out :]
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def statistics(self) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
         """Mean and standard deviation per channel over the training tokens."""
         sample = self.train[:: max(1, len(self.train) // 1000)].float().flatten(0, 1)
         return sample.mean(0), sample.std(0).clamp(min=1e-3)
+
+    @cached_property
+    def kernels(self) -> tuple[Float64[Tensor, "f f"], Float64[Tensor, "v f"]]:
+        """What `kernels` gives of the training and the held-out frames: every probe of the whole grid asks for it."""
+        return kernels(self.train, self.test, *self.statistics)
+
+
+def kernels(
+    train: Float[Tensor, "f n c"], new: Float[Tensor, "v n c"], mean: Float[Tensor, " c"], std: Float[Tensor, " c"]
+) -> tuple[Float64[Tensor, "f f"], Float64[Tensor, "v f"]]:
+    """Scalar products of the standardised, centred grids of the training frames, and of new frames with them.
+
+    Summed token by token: a whole set of grids in double precision would fill the memory for large encoders.
+    """
+    kernel = torch.zeros(len(train), len(train), dtype=torch.float64)
+    cross = torch.zeros(len(new), len(train), dtype=torch.float64)
+    for token in range(train.shape[1]):
+        x, z = (((part[:, token].float() - mean) / std).double() for part in (train, new))
+        centre = x.mean(0)
+        kernel += (x - centre) @ (x - centre).T
+        cross += (z - centre) @ (x - centre).T
+    return kernel, cross
 
 
 def mean(scale: float = 1.0) -> Callable[[np.ndarray], float]:
