@@ -48,8 +48,8 @@ CONSTANT = "constant"  # the encoder that sees nothing: what labels alone are wo
 class ProbeConfig:
     """What is probed. Random weights count once per weight seed; all encoders share frames, splits and training.
 
-    `encoders`, `target` and `ceiling` are names of the catalogue; encoders and the ceiling may also be `{name: {encoder:
-    s2, path: ...}}` (`named_encoders`). An encoder's new name may be target or ceiling.
+    `encoders`, `target` and `ceiling` are names of the catalogue; encoders and the ceiling may also be
+    `{name: {encoder: s2, path: ...}}` (`named_encoders`). An encoder's new name may be target or ceiling.
     """
 
     encoders: tuple[str | Mapping[str, Any], ...]
