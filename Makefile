@@ -26,7 +26,7 @@ lint: venv  ## check format and lint rules
 type: venv  ## check types
 	$(BIN)/mypy
 
-test: setup  ## the tests, under 10 minutes on two cores, no GPU, no display
+test: setup  ## the tests, 10 to 17 minutes on two cores, no GPU, no display
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: setup  ## the tests that take minutes to hours
@@ -38,7 +38,7 @@ build: venv  ## build the wheel into dist/ and try it in a bare environment
 demo: setup  ## lift with four arms, report in outputs/demo/, within 15 minutes on two cores
 	$(BIN)/s2robot compare experiment=demo out=outputs/demo
 
-demo-full: setup  ## lift and both pick_cube tasks with all six arms, report in outputs/demo-full/, some two hours
+demo-full: setup  ## lift, pick_cube and pick_cube_small with six arms, report in outputs/demo-full/, hours
 	$(BIN)/s2robot compare experiment=demo_full out=outputs/demo-full
 
 bench: setup  ## the benchmarks; REFERENCE=DIR is a checkout of github.com/bfshi/scaling_on_scales for the encoder's

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -65,11 +66,14 @@ class LoraObservation(PooledObservation):
             )
         seen = replace(shapes, grid=base.grid, channels=base.channels, scales=len(base.sizes))
         super().__init__(seen, horizon, **pooled)
-        self.side, self.sizes, self.tile, self.prefix_tokens = (
-            shapes.grid[0],
-            base.sizes,
-            base.tile,
-            base.num_prefix_tokens,
+        self.side = shapes.grid[0]
+        self.multiscale = partial(
+            multiscale_maps,
+            sizes=base.sizes,
+            tile=base.tile,
+            num_prefix_tokens=base.num_prefix_tokens,
+            reference=base.reference,
+            resize_output_to_idx=base.resize_output_to_idx,
         )
         self.mean, self.std = base.backbone.mean, base.backbone.std
         self.vision = base.backbone.model
@@ -89,5 +93,5 @@ class LoraObservation(PooledObservation):
         images = pixels.float().flatten(0, 1).transpose(1, 2).unflatten(2, (self.side, self.side))
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         images = ((images + 1) / 2 - mean) / std
-        maps = multiscale_maps(self.vision, images, self.sizes, self.tile, self.prefix_tokens).map
+        maps = self.multiscale(self.vision, images).map
         return area_pool(maps, self.shapes.grid).flatten(2).transpose(1, 2).unflatten(0, rows)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what docs/policies.md reports, into results/policies: hours on two cores. Each stage keeps what it finished.
+# Makes results/policies, which docs/policies.md reports: hours on two cores. Each stage keeps what it finished.
 #
 #   scripts/policy_results.sh pools | table | hard POLICY TASK | bench
 set -euo pipefail
@@ -22,7 +22,7 @@ table() { # every small policy on three tasks
     cp "$OUT/policies/table.json" "$OUT/table.json"
 }
 
-hard() { # one policy on all six arms of a hard task, three training seeds; bc_mlp's is scripts/encoder_results.sh compare
+hard() { # one policy on six arms of a hard task, three training seeds; bc_mlp's is scripts/encoder_results.sh compare
     local policy="${1:?give a policy}" task="${2:?give a task}"
     $RUN compare experiment=encoders "experiment.policy=$policy" "~experiment.recipe" "+experiment.recipe={stride:2}" "experiment.tasks=[$task]" \
         "experiment.arms=[base,s2,large,fine,random,blind]" "out=$WORK"

@@ -21,8 +21,8 @@ from s2robot.deploy.client import RemotePolicy
 from s2robot.deploy.control import Loop, Summary, handshake
 from s2robot.deploy.deciders import Decider, LocalDecider, RemoteDecider, Worker
 from s2robot.deploy.dry_runs import LEAST_TICKS, key_of, note_dry_run, require_dry_run
-from s2robot.deploy.limits import parse_limits
-from s2robot.deploy.log import LogWriter
+from s2robot.deploy.limits import Limits, parse_limits
+from s2robot.deploy.log import LogReader, LogWriter
 from s2robot.deploy.robots.interface import Robot
 from s2robot.deploy.robots.sim import SimRobot
 from s2robot.deploy.runtime import BundlePolicy
@@ -61,6 +61,14 @@ def robot_of(config: Mapping[str, Any], manifest: Manifest) -> Robot:
     return robot
 
 
+def limits_of(settings: Mapping[str, Any]) -> Limits:
+    """Of a robot's configuration; those of a recorded run are in its log. Raises S2RobotError where there are none."""
+    given = settings.get("limits")
+    if given is None and "path" in settings:
+        return LogReader(Path(settings["path"])).plan.limits
+    return parse_limits(given, "robot")
+
+
 def goal_of(config: Mapping[str, Any], manifest: Manifest) -> np.ndarray | None:
     """The goal vector; unnamed elements are 0. None leaves it to a simulated episode, whose task names one.
 
@@ -81,7 +89,7 @@ def goal_of(config: Mapping[str, Any], manifest: Manifest) -> np.ndarray | None:
 
 def control(config: Mapping[str, Any]) -> Summary:
     """One run, as `configs/control.yaml` says. Raises S2RobotError where something does not fit: nothing has moved."""
-    limits = parse_limits(config["robot"].get("limits"), "robot")
+    limits = limits_of(config["robot"])
     decider, manifest = decider_of(config)
     goal, identity, how = goal_of(config, manifest), manifest.identity, decider.decisions
     overlap, every, blend = bool(config["overlap"]), config["every"], int(config["blend"])

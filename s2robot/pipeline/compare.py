@@ -31,7 +31,7 @@ from s2robot.pipeline.job import Job
 from s2robot.pipeline.measure import InferenceCost, measure_inference
 from s2robot.pipeline.report.join import join_reports, read_report, require_joinable
 from s2robot.pipeline.report.outcomes import Outcome
-from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report
+from s2robot.pipeline.report.records import PRIMARY, ArmRecord, CurvePoint, RunRecord, build_report
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
 from s2robot.pipeline.rollout import RolloutPool
@@ -73,8 +73,9 @@ class Comparison:
         path = self.out / "stages.json"
         self.stages_s = read_json(path) if path.exists() else {}
         encoders = {arm.name: load_encoder(arm.encoder, device=self.device) for arm in arms}
-        if {"s2", "large"} <= encoders.keys():
-            matched(encoders["s2"], encoders["large"])
+        for a, b in PRIMARY:
+            if {a, b} <= encoders.keys():
+                matched(encoders[a], encoders[b])
         for arm in arms:  # what does not fit is said now, not after an hour
             arm.check(encoders[arm.name], self.experiment.cameras)
         records, videos = {}, {}

@@ -255,6 +255,14 @@ def test_the_first_run_is_dry_and_the_second_moves(
     assert replay(tmp_path / "armed.mcap").exact
     assert main(["control", *words, f"log={tmp_path}/armed.mcap", "armed=true"]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
+    recorded = ["robot=replay", f"robot.path={tmp_path}/armed.mcap", f"log={tmp_path}/again.mcap", "duration_s=1"]
+    assert main(["control", f"bundle={panda_bundle}", *recorded]) == 0
+    again = LogReader(tmp_path / "again.mcap")
+    assert again.about["robot"].startswith("record of ")
+    assert again.plan.limits == LogReader(tmp_path / "armed.mcap").plan.limits
+    seen = [entry.sense.proprio for entry in again.entries() if isinstance(entry, TickEntry)]
+    assert len(seen) == 20
+    assert set(seen) <= {tick.sense.proprio for tick in ticks}
 
 
 def test_sigterm_brakes_stands_and_ends(panda_bundle: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from s2robot.configs import choice, names
 from s2robot.encoders import load_encoder
-from s2robot.errors import S2RobotError
+from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline import compare as compare_module
 from s2robot.pipeline.compare import Comparison
 from s2robot.pipeline.experiment import Experiment
@@ -103,6 +103,16 @@ def test_every_shipped_experiment_can_be_built(name: str) -> None:
     for arm in built.each_arm():
         if not str(arm.encoder.get("path")).startswith("outputs/"):  # weights that a script puts there
             arm.check(load_encoder(arm.encoder, device="cpu"), built.cameras)
+
+
+@pytest.mark.parametrize("pair", [("s2", "large"), ("s2_unpooled", "large"), ("s2", "fine")])
+def test_planned_pairs_of_unequal_compute_are_refused_before_anything_runs(
+    pair: tuple[str, str], tmp_path: Path
+) -> None:
+    unequal = replace(SMALL, arms=({pair[0]: {"encoder": "base"}}, pair[1]))
+    with pytest.raises(MismatchError, match=r"not matched within 5%"):
+        Comparison(unequal, tmp_path, workers=1, device="cpu").run("s2robot compare ...")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_policy_that_does_not_fit_its_encoder_is_found_before_anything_runs() -> None:

@@ -61,6 +61,9 @@ def test_adapters_begin_as_the_encoder_and_train_beside_its_weights() -> None:
     adapted = policy.observation._adapted(pixels).squeeze(1)
     frozen = load_encoder("s2", device="cpu", dtype="float32")(images).tokens
     assert (adapted - frozen).abs().max() < 1e-4 * frozen.abs().max()
+    unpooled = build_policy(choice("policy", "lora_bc", {"observation": {"encoder": "s2_unpooled"}}), FRAME)
+    frozen = load_encoder("s2_unpooled", device="cpu", dtype="float32")(images).tokens
+    assert (unpooled.observation._adapted(pixels).squeeze(1) - frozen).abs().max() < 1e-4 * frozen.abs().max()
     before = {key: value.clone() for key, value in policy.observation.vision.state_dict().items()}
 
     def batches(step: int) -> Batch:

@@ -23,7 +23,7 @@ class RecordedRobot:
 
     Args:
         path: log of a run with pictures.
-        limits: unused here; every robot's configuration has them, for the gate.
+        limits: unused here; a robot's configuration may have them, for the gate.
     """
 
     def __init__(self, path: str, limits: Any = None) -> None:
