@@ -32,6 +32,13 @@ def file_of(command: str, verb: str = "") -> str | None:
     return next((file for file in (f"{command}_{verb}", command) if file in found), None)
 
 
+def listed(value: Any) -> tuple[Any, ...]:
+    """The entries of a key that takes a list: one thing alone needs no brackets, null is none."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+
+
 def choice(group: str, name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The plain mapping of `<group>/<name>.yaml` with `overrides` merged into it.
 

@@ -31,7 +31,7 @@ class Diffusion(nn.Module):
         train_steps: noise levels, on the squared cosine schedule (2102.09672).
         steps: denoising steps at inference.
         prediction: what the net predicts, "epsilon" (the noise) or "sample" (the clean chunk).
-        clip: bound of a clean chunk's normalised values while it is denoised (ddpm and ddim).
+        clip: bound of a clean chunk's normalised values while it is denoised (ddpm and ddim); None for none.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Diffusion(nn.Module):
         train_steps: int,
         steps: int,
         prediction: str,
-        clip: float,
+        clip: float | None,
     ) -> None:
         super().__init__()
         if prediction not in ("epsilon", "sample"):
@@ -86,7 +86,7 @@ class Diffusion(nn.Module):
         return chunk
 
 
-def _scheduler(name: str, train_steps: int, prediction: str, clip: float) -> Any:
+def _scheduler(name: str, train_steps: int, prediction: str, clip: float | None) -> Any:
     import diffusers
 
     common = {
@@ -100,7 +100,8 @@ def _scheduler(name: str, train_steps: int, prediction: str, clip: float) -> Any
         raise unknown_name("sampler", name, SAMPLERS)
     kind = diffusers.DDPMScheduler if name == "ddpm" else diffusers.DDIMScheduler
     # Levels from the highest down: "leading" would begin below it, as if pure noise still held some of the chunk.
-    return kind(clip_sample=True, clip_sample_range=clip, timestep_spacing="trailing", **common)
+    clipping = {"clip_sample": clip is not None, "clip_sample_range": clip}
+    return kind(timestep_spacing="trailing", **clipping, **common)
 
 
 def _generators(noise: Float[Tensor, "b k a"]) -> list[torch.Generator]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from s2robot.errors import S2RobotError
 from s2robot.policies.batch import Batch, Inputs, Shapes
+from s2robot.policies.memory import EpisodeMemory
 from s2robot.targets import instantiate
 
 ABOUT = ("name", "actions", "recipe")  # keys of a policy's configuration that are not arguments of its module
@@ -31,7 +32,9 @@ def build_policy(config: Mapping[str, Any], shapes: Shapes) -> ChunkPolicy:
         )
     try:
         policy: ChunkPolicy = instantiate({key: value for key, value in config.items() if key not in ABOUT}, shapes)
-    except (TypeError, RuntimeError) as error:
+    except S2RobotError:
+        raise
+    except (TypeError, RuntimeError, ValueError, AssertionError) as error:  # torch's own modules check by any of them
         raise S2RobotError(f"policy {config.get('name')} cannot be built: {str(error).splitlines()[0]}") from error
     return policy
 
@@ -66,6 +69,7 @@ class ChunkPolicy(nn.Module):
         super().__init__()
         if not 1 <= execute <= chunk:
             raise S2RobotError(f"execute={execute} of a chunk of {chunk} actions; give 1 to {chunk}")
+        EpisodeMemory(observation_horizon, chunk, execute, ensemble)  # refuses now what would stop an agent later
         self.observation = instantiate(observation, shapes, observation_horizon)
         steps, width = self.observation.shape
         self.head = instantiate(head, (steps, width), (chunk, shapes.action))

@@ -44,6 +44,8 @@ class UnetDenoiser(nn.Module):
         step = 2 ** (len(widths) - 1)
         if action[0] % step:
             raise S2RobotError(f"chunk={action[0]} cannot be halved {len(widths) - 1} times; give a multiple of {step}")
+        if kernel % 2 == 0:
+            raise S2RobotError(f"kernel={kernel}; a chunk keeps its length with an odd one alone")
         self.time = TimeEmbedding(condition)
         self.context = nn.Linear(context[0] * context[1], condition)
 

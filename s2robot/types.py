@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -80,6 +81,14 @@ class DatasetSpec:
     renderer: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     task_config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, low, high in zip(self.action.names, self.action.low, self.action.high, strict=True):
+            if not (isfinite(low) and isfinite(high)):
+                raise S2RobotError(
+                    f"action {name} is limited to {low:g} to {high:g}; give the range that the robot accepts, or the "
+                    "least and greatest that the log holds"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; the inverse of `from_json`."""

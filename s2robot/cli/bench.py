@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from s2robot.configs import listed
+
 HELP = "times encoders and training against what users would pick instead"
 VERBS = {
     "encoder": "frames per second, latency and memory beside the reference package and the bare backbone",
@@ -29,8 +31,7 @@ def _encoder(plain: dict[str, Any]) -> None:
     from s2robot.storage import write_json
 
     settings = {field.name: plain[field.name] for field in fields(BenchConfig)}
-    modes = plain["modes"] or ()
-    settings["modes"] = (modes,) if isinstance(modes, str) else tuple(modes)
+    settings["modes"] = listed(plain["modes"])
     rows = bench_encoder(BenchConfig(**settings))
     print("\n".join(as_text(rows)))
     if plain["out"]:
@@ -54,7 +55,7 @@ def _train(plain: dict[str, Any]) -> None:
     encoder = load_encoder(plain["encoder"], device=plain["device"])
     job = Job(
         EpisodeStore(plain["store"]), encoder, plain["encoder"], FeatureCache(plain["cache"]), policy,
-        tuple(plain["cameras"]), recipe_from(policy, plain["recipe"]),
+        listed(plain["cameras"]), recipe_from(policy, plain["recipe"]),
     )  # fmt: skip
     timing = Timing(plain["cached_steps"], plain["uncached_steps"], plain["repeats"], plain["threads"])
     result = bench_train(job, out / "run", timing)
@@ -73,9 +74,7 @@ def _deploy(plain: dict[str, Any]) -> None:
     measures = {"latency": _latency, "closed_loop": _closed_loop, "delay": _delay, "chaos": _chaos}
     if plain["what"] not in measures:
         raise unknown_name("measure", str(plain["what"]), measures)
-    bundles = [
-        Path(bundle) for bundle in ([plain["bundles"]] if isinstance(plain["bundles"], str) else plain["bundles"])
-    ]
+    bundles = [Path(bundle) for bundle in listed(plain["bundles"])]
     if not bundles:
         raise S2RobotError("bundles=[] is empty; export one with `s2robot export`")
     out = Path(plain["out"])

@@ -16,6 +16,7 @@ def run(config: Any, verb: str) -> int | None:
     """Raises S2RobotError for a prune without a rule, or when `cache` does not exist."""
     from pathlib import Path
 
+    from s2robot.configs import listed
     from s2robot.data.features import FeatureCache
     from s2robot.errors import S2RobotError
 
@@ -25,7 +26,7 @@ def run(config: Any, verb: str) -> int | None:
     if verb == "list":
         found = cache.list()
     else:
-        keep = None if config.keep is None else [config.keep] if isinstance(config.keep, str) else list(config.keep)
+        keep = None if config.keep is None else list(listed(config.keep))
         found = cache.prune(keep=keep, unused_days=config.unused_days, dry_run=config.dry_run)
     for line in found:
         days = (time.time() - line.last_used_s) / 86400

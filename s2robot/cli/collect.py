@@ -13,10 +13,11 @@ def run(config: Any, verb: str) -> int | None:
     """Fill the store up to `episodes`."""
     from omegaconf import OmegaConf
 
+    from s2robot.configs import listed
     from s2robot.pipeline.collect import collect
 
     task = OmegaConf.to_container(config.task, resolve=True)
-    cameras = tuple(config.cameras)
+    cameras = listed(config.cameras)
     stored = 0
     for result in collect(
         {**task, "cameras": list(cameras)},  # type: ignore[dict-item]

@@ -15,12 +15,13 @@ def run(config: Any, verb: str) -> int | None:
     """Run what is missing, print the report and say where it lies."""
     from omegaconf import OmegaConf
 
+    from s2robot.configs import listed
     from s2robot.pipeline.compare import Comparison
     from s2robot.pipeline.experiment import Experiment
     from s2robot.pipeline.report.tables import print_report
 
     experiment: Any = OmegaConf.to_container(config.experiment, resolve=True)
-    beside = tuple(Path(report) for report in config.beside)
+    beside = tuple(Path(report) for report in listed(config.beside))
     comparison = Comparison(Experiment.from_config(experiment), Path(config.out), config.workers, config.device, beside)
     command = shlex.join(["s2robot", *sys.argv[1:]])
     print_report(comparison.run(command))

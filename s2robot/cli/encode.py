@@ -10,6 +10,7 @@ VERBS: dict[str, str] = {}
 
 def run(config: Any, verb: str) -> int | None:
     """Encode what the cache lacks."""
+    from s2robot.configs import listed
     from s2robot.data.config import DataConfig
     from s2robot.data.episodes import EpisodeStore
     from s2robot.data.features import FeatureCache
@@ -19,7 +20,7 @@ def run(config: Any, verb: str) -> int | None:
     store = EpisodeStore(config.store)
     encoder = load_encoder(config.encoder, device=config.device)
     read = DataConfig(
-        tuple(config.cameras),
+        listed(config.cameras),
         views=config.views,
         stride=config.stride,
         validation_fraction=config.validation_fraction,

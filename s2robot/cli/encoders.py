@@ -13,13 +13,14 @@ def run(config: Any, verb: str) -> int | None:
     from dataclasses import asdict
     from pathlib import Path
 
+    from s2robot.configs import listed
     from s2robot.encoders.load import encoder_names
     from s2robot.errors import unknown_name
     from s2robot.pipeline.catalogue import Entry, matches, require_target, survey
     from s2robot.storage import write_json
 
     known = encoder_names()
-    names = [config.names] if isinstance(config.names, str) else list(config.names or known)
+    names = list(listed(config.names) or known)
     for name in [*names, *([config.match] if config.match else [])]:
         if name not in known:
             raise unknown_name("encoder", name, known)

@@ -15,6 +15,7 @@ def run(config: Any, verb: str) -> int | None:
 
     from omegaconf import OmegaConf
 
+    from s2robot.configs import listed
     from s2robot.errors import S2RobotError
     from s2robot.pipeline.probe.curves import kept_weights
     from s2robot.pipeline.probe.probes import PROBES
@@ -25,9 +26,9 @@ def run(config: Any, verb: str) -> int | None:
     plain: Any = OmegaConf.to_container(config)
     settings = {field.name: plain[field.name] for field in fields(ProbeConfig)}
     for key in ("encoders", "tasks", "probes"):
-        given = settings[key] or (list(PROBES) if key == "probes" else [])
-        settings[key] = (given,) if isinstance(given, str | dict) else tuple(given)
-    kept = kept_weights([plain["runs"]] if isinstance(plain["runs"], dict | str) else plain["runs"] or [])
+        settings[key] = listed(settings[key])
+    settings["probes"] = settings["probes"] or tuple(PROBES)
+    kept = kept_weights(listed(plain["runs"]))
     if kept:
         settings["encoders"] = tuple({name: weights.entry} for name, weights in kept.items())
     report = read_json(Path(config.success)) if config.success else None

@@ -15,6 +15,7 @@ def run(config: Any, verb: str) -> int | None:
 
     from omegaconf import OmegaConf
 
+    from s2robot.configs import listed
     from s2robot.data.episodes import EpisodeStore
     from s2robot.data.features import FeatureCache
     from s2robot.encoders import load_encoder
@@ -24,24 +25,27 @@ def run(config: Any, verb: str) -> int | None:
     from s2robot.pipeline.job import Job
     from s2robot.pipeline.recipe import recipe_from
     from s2robot.pipeline.rollout import RolloutPool
+    from s2robot.pipeline.run import finished_run
     from s2robot.pipeline.simulation import simulated_task
     from s2robot.pipeline.train import train
 
     policy: Any = OmegaConf.to_container(config.policy, resolve=True)
     recipe = recipe_from(policy, config.recipe)
-    store, cache, cameras = EpisodeStore(config.store), FeatureCache(config.cache), tuple(config.cameras)
+    out = Path(config.out)
+    store, cache, cameras = EpisodeStore(config.store), FeatureCache(config.cache), listed(config.cameras)
     with process_group(str(resolve_device(config.device))) as group:
         encoder = load_encoder(config.encoder, device=str(group.device))
         job = Job(store, encoder, encoder_config(config.encoder), cache, policy, cameras, recipe)
         pool: Any = nullcontext()
         if group.first:
-            job.check()
-            job.encode()
+            job.check(group.world)
             if recipe.rollouts:
                 pool = RolloutPool(simulated_task(store.spec), config.workers)
+            if finished_run(out, job.identity()) is None:  # another run in `out` is said before hours of encoding
+                job.encode()
         group.wait()
         with pool as open_pool:
-            result = train(job, Path(config.out), group, open_pool)
+            result = train(job, out, group, open_pool)
         if not group.first:
             return None
     points = [point for point in result.curve if "val_loss" in point]

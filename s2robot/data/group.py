@@ -57,6 +57,9 @@ def check_episode(episode: Episode, spec: DatasetSpec) -> None:
         _check_array("sim_state", episode.sim_state, np.float64, (steps, *episode.sim_state.shape[-1:]))
     for name, label in episode.labels.items():
         _check_array(f"labels[{name!r}]", label, label.dtype, (steps, *label.shape[1:]))
+    for name in episode.images:
+        if "." in name:
+            raise S2RobotError(f"camera {name!r} has a dot, which no layer's name may have; use '_' or '-'")
     for name in (*episode.images, *episode.labels):
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
             raise S2RobotError(f"name {name!r} cannot be a folder; use letters, digits, '_', '-' and '.'")

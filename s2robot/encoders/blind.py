@@ -46,6 +46,9 @@ class BlindEncoder:
         """The same: nothing depends on the batch."""
         return self(images)
 
+    def check_frame(self, height: int, width: int) -> None:
+        """Frames of any size will do."""
+
     def cost(self, height: int | None = None, width: int | None = None) -> Cost:
         """Zero throughout."""
         return Cost(gmac=0.0, params=0, tiles=0, tokens=0)

@@ -120,13 +120,22 @@ class MultiscaleEncoder(nn.Module):
         """Hash of the weights as they are now: equal before and after training, or the encoder was not frozen."""
         return self.backbone.weights_sha256()
 
+    def check_frame(self, height: int, width: int) -> None:
+        """Raise S2RobotError for frames that are too small for it: the shorter side counts, with padding the longer."""
+        side = min(height, width) if self.square == "crop" else max(height, width)
+        if side < self.sizes[-1]:
+            raise S2RobotError(
+                f"frames of {height} x {width} px are smaller than the largest scale, {self.sizes[-1]} px: "
+                "re-render them at that size or larger, or use smaller sizes"
+            )
+
     def cost(self, height: int | None = None, width: int | None = None) -> Cost:
         """Cost of one frame of `height` x `width` px, the largest size unless given.
 
         A larger frame costs no more: it is resized. Raises S2RobotError on a frame that the encoder refuses.
         """
         largest = self.sizes[-1]
-        self._check_frame(height or largest, width or height or largest)
+        self.check_frame(height or largest, width or height or largest)
         if self._gmac is None:
             self._gmac = count_gmac(self._maps, torch.zeros(1, 3, largest, largest, device=self.device))
         tokens = self.grid[0] * self.grid[1] + self.num_prefix_tokens
@@ -184,7 +193,7 @@ class MultiscaleEncoder(nn.Module):
                 f"expected RGB frames as uint8 (b, 3, h, w), at least one{hint}"
             )
         height, width = images.shape[-2:]
-        self._check_frame(height, width)
+        self.check_frame(height, width)
         if self.square == "crop":
             side = min(height, width)
             top, left = (height - side) // 2, (width - side) // 2
@@ -195,14 +204,6 @@ class MultiscaleEncoder(nn.Module):
             return frames
         spare_h, spare_w = max(0, width - height), max(0, height - width)
         return F.pad(frames, (spare_w // 2, spare_w - spare_w // 2, spare_h // 2, spare_h - spare_h // 2))
-
-    def _check_frame(self, height: int, width: int) -> None:
-        side = min(height, width) if self.square == "crop" else max(height, width)
-        if side < self.sizes[-1]:
-            raise S2RobotError(
-                f"frames of {height} x {width} px are smaller than the largest scale, {self.sizes[-1]} px: "
-                "re-render them at that size or larger, or use smaller sizes"
-            )
 
 
 def _check_patch(backbone: Backbone, sizes: tuple[int, ...], splits: tuple[int, ...]) -> None:

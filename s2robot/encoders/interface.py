@@ -44,6 +44,10 @@ class Encoder(Protocol):
         """As calling it, but a frame's features do not depend on the frames beside it."""
         ...
 
+    def check_frame(self, height: int, width: int) -> None:
+        """Raise S2RobotError for frames that are too small for it."""
+        ...
+
     def cost(self, height: int | None = None, width: int | None = None) -> Cost:
         """What one image costs."""
         ...

@@ -77,7 +77,7 @@ class Comparison:
             if {a, b} <= encoders.keys():
                 matched(encoders[a], encoders[b])
         for arm in arms:  # what does not fit is said now, not after an hour
-            arm.check(encoders[arm.name], self.experiment.cameras)
+            arm.check(encoders[arm.name], self.experiment.cameras, self.experiment.frame_px)
         records, videos = {}, {}
         for task in self.experiment.tasks:
             records[task], videos[task] = self._task(task, encoders)

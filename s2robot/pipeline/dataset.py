@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 import torch
@@ -25,9 +26,10 @@ from s2robot.errors import some
 from s2robot.pipeline.tokens import Tokens, load_tokens, on_device
 from s2robot.policies.batch import Batch, Inputs, Shapes
 from s2robot.progress import say
-from s2robot.types import DatasetSpec
+from s2robot.types import ActionSpec, DatasetSpec
 
-ACTION_FLOOR, PROPRIO_FLOOR = 0.05, 0.01
+ACTION_FLOOR = 0.025  # of an element's range, where the spec limits it
+POSE_FLOOR, PROPRIO_FLOOR = 0.05, 0.01  # of target poses (m, columns of a rotation) and of proprioception
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,11 @@ def load_training_data(
         tokens[camera] = load_tokens(cache, keys, encoded.starts, device, features)
     fitted = slice(int(flat.starts[first_held_out]))  # no statistic knows what is held out
     proprio = Normalise.fit(flat.proprio[fitted], floor=PROPRIO_FLOOR)
-    acted = flat.action
+    acted, floor = flat.action, action_floor(store.spec.action)
     if actions.representation == "absolute":
         require_pose(store.spec.observation.proprio)
-        acted = to_absolute(flat.action, flat.proprio, store.spec.action)
-    action = Normalise.fit(acted[fitted], actions.normalise, ACTION_FLOOR)
+        acted, floor = to_absolute(flat.action, flat.proprio, store.spec.action), [POSE_FLOOR]
+    action = Normalise.fit(acted[fitted], actions.normalise, floor)
     labels = flat.labels.get("target_pos_w")
     windows = config.windows(flat)
     train = Split(
@@ -123,6 +125,12 @@ def load_training_data(
         actions=actions,
         token_statistics={c: _statistics(found, int(encoded.starts[first_held_out])) for c, found in tokens.items()},
     )
+
+
+def action_floor(spec: ActionSpec) -> list[float]:
+    """The least scale of each element, in its unit: ACTION_FLOOR of its range, POSE_FLOOR where it has no limits."""
+    ranges = [high - low for low, high in zip(spec.low, spec.high, strict=True)]
+    return [ACTION_FLOOR * width if 0 < width < inf else POSE_FLOOR for width in ranges]
 
 
 def checked_episodes(store: EpisodeStore) -> FlatEpisodes:

@@ -91,11 +91,10 @@ def cache_name(encoder: Encoder) -> str:
 
 
 def check_frame_size(store: EpisodeStore, encoder: Encoder, cameras: Collection[str]) -> None:
-    """Raise S2RobotError unless every camera's frames are at least as large as the encoder's largest scale."""
+    """Raise S2RobotError unless every camera's frames are large enough for the encoder."""
     for name in cameras:
         camera = store.spec.observation.camera(name)
-        if min(camera.height, camera.width) < max(encoder.sizes):
-            raise S2RobotError(
-                f"frames of {name} in {store.path} are {camera.height} x {camera.width} px, smaller than the largest "
-                f"scale of {encoder.name}, {max(encoder.sizes)} px; re-render the store at that size or more"
-            )
+        try:
+            encoder.check_frame(camera.height, camera.width)
+        except S2RobotError as error:
+            raise S2RobotError(f"camera {name} of {store.path}, encoder {encoder.name}: {error}") from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from s2robot.configs import choice
+from s2robot.configs import choice, listed
 from s2robot.data.config import DataConfig
 from s2robot.encoders.interface import Encoder
 from s2robot.encoders.load import named_encoders
@@ -33,8 +33,11 @@ class Arm:
         """How one run is trained. Raises S2RobotError for an unknown key or a value of another type."""
         return recipe_from(self.policy, {**self.recipe, "seed": train_seed})
 
-    def check(self, encoder: Encoder, cameras: tuple[str, ...]) -> None:
-        """Raise S2RobotError for a policy that cannot be built on the encoder's tokens, whatever the task."""
+    def check(self, encoder: Encoder, cameras: tuple[str, ...], frame_px: int) -> None:
+        """Raise S2RobotError for frames that are too small for the encoder, and for a policy that cannot be built on
+        its tokens, whatever the task.
+        """
+        encoder.check_frame(frame_px, frame_px)
         recipe = self.recipe_of(0)
         DataConfig.of_policy(self.policy, cameras, recipe.views, recipe.stride, recipe.validation_fraction)
         seen, scales = (cameras if encoder.sizes else ()), max(1, len(encoder.sizes))
@@ -95,7 +98,7 @@ class Experiment:
         for key in config:
             if key not in known:
                 raise unknown_name("key of an experiment", str(key), known)
-        lists = {k: tuple(v) if isinstance(v, list | tuple) else (v,) for k, v in config.items() if k in LISTS}
+        lists = {k: listed(v) for k, v in config.items() if k in LISTS}
         plain: dict[str, Any] = {**config, **lists}
         return cls(**plain)
 

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from s2robot import __version__
+from s2robot.data.actions import require_pose
 from s2robot.data.checks import check_actions
 from s2robot.data.config import DataConfig
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.features import SHIFT_VERSION, FeatureCache
 from s2robot.data.transforms import to_json
 from s2robot.data.windows import flatten
-from s2robot.encoders.interface import Encoder
+from s2robot.encoders.interface import Encoder, weights_identity
+from s2robot.encoders.load import load_encoder
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.dataset import TrainingData, load_training_data, shapes_of
 from s2robot.pipeline.distributed import Group
@@ -42,11 +44,14 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What decides about the checkpoint, as plain JSON types."""
         actions = asdict(self.data_config().actions)
+        adapted = self.policy["observation"].get("encoder")  # of low-rank adapters: its weights are the policy's
+        weights = {} if adapted is None else {"adapted": weights_identity(load_encoder(adapted, device="cpu"))}
         return {
             "dataset": self.store.dataset_fingerprint(),
             "encoder": self.encoder.fingerprint,
             "policy": {k: v for k, v in self.policy.items() if k != "recipe"} | {"actions": actions},
             "cameras": list(self.cameras),
+            **weights,
             "recipe": self.recipe.settings() | {"shift_version": SHIFT_VERSION},
         }
 
@@ -55,13 +60,16 @@ class Job:
         recipe = self.recipe
         return DataConfig.of_policy(self.policy, self.cameras, recipe.views, recipe.stride, recipe.validation_fraction)
 
-    def check(self) -> None:
+    def check(self, processes: int = 1) -> None:
         """Raise S2RobotError for whatever would stop training later: before hours of encoding."""
-        config, flat = self.data_config(), flatten(self.store)
-        check_actions(flat, self.store.spec.action)
+        config, flat, spec = self.data_config(), flatten(self.store), self.store.spec
+        _require_whole_share(self.recipe, processes)
+        check_actions(flat, spec.action)
+        if config.actions.representation == "absolute":
+            require_pose(spec.observation.proprio)
         config.split(self.store)
         config.windows(flat)
-        build_policy(self.policy, shapes_of(self.encoder, self.store.spec, config))
+        build_policy(self.policy, shapes_of(self.encoder, spec, config))
         _require_labels(self.policy, "target_pos_w" in flat.labels)
 
     def encode(self) -> EncodeResult:
@@ -105,8 +113,7 @@ def new_policy(config: Mapping[str, Any], data: TrainingData, seed: int) -> Chun
 
 
 def new_state(policy: ChunkPolicy, recipe: Recipe, windows: int, group: Group) -> TrainState:
-    if recipe.batch_size % group.world:
-        raise S2RobotError(f"batch_size={recipe.batch_size} does not divide by {group.world} processes")
+    _require_whole_share(recipe, group.world)
     steps = recipe.steps(windows)
     return TrainState.create(
         policy,
@@ -154,6 +161,11 @@ def require_frozen(encoder: Encoder) -> None:
     """The weights still are those that the fingerprint names, through encoding and training."""
     if encoder.sizes and encoder.weights_sha256() != encoder.spec()["weights_sha256"]:
         raise AssertionError("the frozen encoder's weights changed; nothing that was made with it can be trusted")
+
+
+def _require_whole_share(recipe: Recipe, processes: int) -> None:
+    if recipe.batch_size % processes:
+        raise S2RobotError(f"batch_size={recipe.batch_size} does not divide by {processes} processes")
 
 
 def _require_labels(policy: Mapping[str, Any], there: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.seeds import VALIDATION_SEEDS, parse_seeds
+from s2robot.pipeline.tokens import PLACES
 
 PRECISIONS = ("float32", "tf32", "bf16")  # of training; TF32 is a GPU's, elsewhere the same as float32
 MACHINE = ("save_every_s", "compile", "tensorboard", "features")  # keys that do not change what is trained
@@ -56,8 +57,14 @@ class Recipe:
                 f"validation_fraction={self.validation_fraction} must lie between 0 and 1, lr={self.lr} and "
                 f"clip={self.clip} above 0"
             )
-        if self.precision not in PRECISIONS:
-            raise S2RobotError(f"precision={self.precision}; allowed: {', '.join(PRECISIONS)}")
+        if min(self.seed, self.weight_decay) < 0 or not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise S2RobotError(
+                f"seed={self.seed} and weight_decay={self.weight_decay} must be at least 0, beta1={self.beta1} and "
+                f"beta2={self.beta2} at least 0 and below 1"
+            )
+        for key, value, allowed in (("precision", self.precision, PRECISIONS), ("features", self.features, PLACES)):
+            if value not in allowed:
+                raise S2RobotError(f"{key}={value}; allowed: {', '.join(allowed)}")
         seeds = parse_seeds(self.rollout_seeds)
         if seeds[0] not in VALIDATION_SEEDS or seeds[-1] not in VALIDATION_SEEDS:
             raise S2RobotError(

@@ -23,10 +23,12 @@ CANDIDATES, SCORES = "candidates", "scores.jsonl"
 
 
 class Candidates:
-    """The steps of a run in `out` at which its policy is rolled out."""
+    """The steps of a run in `out` at which its policy is rolled out. `run` is the run's fingerprint: what another one
+    scored in this folder does not count.
+    """
 
-    def __init__(self, out: Path, steps: list[int], seeds: range) -> None:
-        self.folder, self.steps, self.seeds = out / CANDIDATES, steps, seeds
+    def __init__(self, out: Path, steps: list[int], seeds: range, run: str) -> None:
+        self.folder, self.steps, self.seeds, self.run = out / CANDIDATES, steps, seeds, run
 
     def scores(self) -> dict[int, int]:
         """Step -> validation seeds solved, of those that were scored."""
@@ -34,7 +36,7 @@ class Candidates:
         if not path.exists():
             return {}
         cut_torn_line(path)  # a kill may tear the last line; its step is scored again
-        return {line["step"]: line["solved"] for line in read_json_lines(path)}
+        return {line["step"]: line["solved"] for line in read_json_lines(path) if line.get("run") == self.run}
 
     def due(self, step: int) -> bool:
         """Whether the policy at `step` is one to roll out and was not yet."""
@@ -47,7 +49,8 @@ class Candidates:
         save_checkpoint(self.folder, step, {"policy": tensors}, manifest, keep=len(self.steps))
         label = f"rollouts at step {step}"
         solved = sum(r.success for r in progress(rollout(pool, agent, self.seeds), len(self.seeds), label, "episode"))
-        append_line(self.folder / SCORES, json.dumps({"step": step, "solved": solved, "seeds": len(self.seeds)}))
+        line = {"step": step, "solved": solved, "seeds": len(self.seeds), "run": self.run}
+        append_line(self.folder / SCORES, json.dumps(line))
         return solved / len(self.seeds)
 
     def choose(self, out: Path) -> None:

@@ -5,6 +5,7 @@ Dims: v views, s steps of all episodes, b batch, o observation horizon, n tokens
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,11 @@ from s2robot.errors import S2RobotError, unknown_name
 from s2robot.progress import say
 
 PLACES = ("auto", "resident", "streamed")
+CGROUP = Path("/sys/fs/cgroup")
+CGROUPS = (  # limit, use and name of the page cache in memory.stat: version 2, version 1
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
 SHARE = 0.8  # of the free memory that resident tokens may take
 AHEAD = 3  # batches that are gathered while the device works
 
@@ -126,9 +132,22 @@ class Prefetch(Generic[T]):
         return self._made.pop(step).result()
 
 
-def _free_bytes(device: torch.device) -> int:
+def _free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    return min(_host_bytes(), _container_bytes())
+
+
+def _container_bytes() -> float:
+    """What a container's limit leaves, its page cache counted as free; infinite without a limit."""
+    for limit, used, cache in CGROUPS:
+        if (CGROUP / limit).exists() and (CGROUP / limit).read_text().strip().isdigit():
+            stat = dict(line.split() for line in (CGROUP / limit).with_name("memory.stat").read_text().splitlines())
+            return int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()) + int(stat[cache])
+    return math.inf
+
+
+def _host_bytes() -> int:
     info = Path("/proc/meminfo")
     if not info.exists():
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

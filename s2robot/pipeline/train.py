@@ -26,6 +26,7 @@ from s2robot.pipeline.select import Candidates
 from s2robot.pipeline.tokens import Prefetch
 from s2robot.policies.agent import Agent
 from s2robot.progress import progress, say
+from s2robot.storage import fingerprint
 
 VALIDATION_BATCHES = 8
 POINTS = 20  # of the curve
@@ -64,7 +65,8 @@ def train(job: Job, out: Path, group: Group, pool: RolloutPool | None = None) ->
         data.train, recipe.batch_size, recipe.seed, len(job.data_config().view_ids), group.rank, group.world
     )
     steps = state.schedule.steps
-    candidates = Candidates(out, recipe.rollout_steps(steps), parse_seeds(recipe.rollout_seeds))
+    rollout_seeds = parse_seeds(recipe.rollout_seeds)
+    candidates = Candidates(out, recipe.rollout_steps(steps), rollout_seeds, fingerprint(identity))
     if candidates.steps and pool is None and group.first:
         raise S2RobotError(f"rollouts={recipe.rollouts}: give the simulated task to roll out in, or rollouts=0")
     run = Run(out, job.manifest(data), state)

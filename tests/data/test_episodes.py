@@ -233,6 +233,19 @@ def test_an_episode_that_does_not_fit_the_spec_is_refused_in_one_line(case: str)
     assert "\n" not in str(caught.value)
 
 
+def test_a_camera_whose_name_no_layer_may_have_is_refused() -> None:
+    episode, cameras = make_episode(1), SPEC.observation.cameras
+    named = replace(SPEC.observation, cameras=(replace(cameras[0], name="cam.left"), *cameras[1:]))
+    images = {"cam.left" if name == cameras[0].name else name: frames for name, frames in episode.images.items()}
+    with pytest.raises(S2RobotError, match=r"camera 'cam.left' has a dot"):
+        check_episode(replace(episode, images=images), replace(SPEC, observation=named))
+
+
+def test_actions_without_limits_are_refused_before_anything_is_stored() -> None:
+    with pytest.raises(S2RobotError, match=r"action .* is limited to -inf to 1; give the range that the robot accepts"):
+        replace(SPEC, action=replace(SPEC.action, low=(-np.inf, -1.0), high=(1.0, 1.0)))
+
+
 def test_another_spec_is_refused_naming_the_field(store: Path) -> None:
     with pytest.raises(MismatchError, match=r"differs at action.rate_hz: 20.0 against 10.0; write to another store"):
         EpisodeWriter(store, replace(SPEC, action=replace(SPEC.action, rate_hz=10.0)))

@@ -80,3 +80,13 @@ def test_what_the_command_line_says_of_a_recipe_counts() -> None:
     said = recipe_from(policy, configs.compose("train", ["store=a", "out=b", "recipe.lr=0.5"]).recipe)
     assert said.lr == 0.5
     assert said.epochs == policy["recipe"]["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("given", "entries"),
+    [(None, ()), ("front", ("front",)), (0, (0,)), (["a", "b"], ("a", "b")), ({"k": 1}, ({"k": 1},)), ((), ())],
+)
+def test_one_thing_alone_needs_no_brackets(given: object, entries: tuple[object, ...]) -> None:
+    assert configs.listed(given) == entries
+    if isinstance(given, list):
+        assert configs.listed(OmegaConf.create(given)) == entries

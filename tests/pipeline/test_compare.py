@@ -102,7 +102,7 @@ def test_every_shipped_experiment_can_be_built(name: str) -> None:
     assert built.setup()["policy"]["_target_"].startswith("s2robot.")
     for arm in built.each_arm():
         if not str(arm.encoder.get("path")).startswith("outputs/"):  # weights that a script puts there
-            arm.check(load_encoder(arm.encoder, device="cpu"), built.cameras)
+            arm.check(load_encoder(arm.encoder, device="cpu"), built.cameras, built.frame_px)
 
 
 @pytest.mark.parametrize("pair", [("s2", "large"), ("s2_unpooled", "large"), ("s2", "fine")])
@@ -119,7 +119,10 @@ def test_a_policy_that_does_not_fit_its_encoder_is_found_before_anything_runs() 
     odd = {"a": {"encoder": "base", "policy": "diffusion_unet", "policy_overrides": {"chunk": 15}}}
     [arm] = replace(SMALL, arms=(odd,)).each_arm()
     with pytest.raises(S2RobotError, match="15"):
-        arm.check(load_encoder("base", device="cpu"), ("agentview",))
+        arm.check(load_encoder("base", device="cpu"), ("agentview",), 112)
+    [fine] = replace(SMALL, arms=("fine",)).each_arm()
+    with pytest.raises(S2RobotError, match="frames of 224 x 224 px are smaller than the largest scale, 240 px"):
+        fine.check(load_encoder("fine", device="cpu"), ("agentview",), 224)
 
 
 @pytest.mark.parametrize(

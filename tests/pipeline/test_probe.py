@@ -391,6 +391,8 @@ def test_curves_over_what_a_pretraining_kept(tmp_path, monkeypatch, capsys):
         ("tasks=[]", "give at least one encoder, and a task for position, joints"),
         ("target=blind", "encoder 'blind' sees nothing"),
         ("ceiling=s3", "unknown encoder 's3'"),
+        ("frame_px=200", "frames of 200 x 200 px are smaller than the largest scale, 224 px"),
+        ("ceiling={one:{encoder:large,sizes:[128,256]}}", "frames of 240 x 240 px are smaller than the largest scale"),
         ("ceiling={one:{encoder:s3}}", "unknown encoder 's3'"),
         ("ceiling={one:{},two:{}}", "is no encoder; give a name, or {new_name:"),
         ("success=pyproject.toml", "pyproject.toml is not valid JSON"),

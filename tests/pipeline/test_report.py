@@ -16,7 +16,7 @@ from PIL import Image
 from s2robot.errors import DamagedError, MismatchError, S2RobotError
 from s2robot.pipeline.report.join import join_reports, read_report
 from s2robot.pipeline.report.outcomes import Outcome, aggregate, read_outcomes, write_outcomes
-from s2robot.pipeline.report.plots import DARK, LIGHT, _apart, _clusters, learning_curves, success_against_gmac
+from s2robot.pipeline.report.plots import DARK, LIGHT, _apart, _clusters, _curve, learning_curves, success_against_gmac
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report, run_rows
 from s2robot.pipeline.report.tables import arm_table, notes, print_report, task_heading, to_markdown, to_text, verdicts
 from s2robot.pipeline.report.videos import side_by_side
@@ -386,6 +386,16 @@ def test_a_report_without_learning_curves_leaves_their_plot_out(tmp_path):
     assert learning_curves(built["tasks"]["lift"], "lift") is None
     write_report(built, tmp_path)
     assert not list(tmp_path.glob("*learning-curves*"))
+
+
+def test_a_loss_below_zero_is_drawn_too():
+    task = report(arm("s2", [[1, 0]]))["tasks"]["lift"]
+    curve = task["arms"][0]["runs"][0]["curve"]
+    low = {**curve, "val_loss": [None if value is None else -value for value in curve["val_loss"]]}
+    points = sum(value is not None for value in curve["val_loss"])
+    negative = {**task, "arms": [{**task["arms"][0], "runs": [{**task["arms"][0]["runs"][0], "curve": low}]}]}
+    assert [len(_curve(one["arms"][0], "val_loss")[0]) for one in (task, negative)] == [points] * 2
+    assert learning_curves(task, "lift") != learning_curves(negative, "lift")
 
 
 def test_labels_are_moved_apart_and_stay_inside():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from s2robot.cli.main import main
 from s2robot.configs import choice
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache
@@ -70,9 +72,12 @@ def test_the_checkpoint_is_the_point_that_solves_most_validation_seeds(
 
 @pytest.mark.parametrize(("solved", "best"), [([3, 5, 4], 20), ([5, 5, 4], 20), ([0, 0, 0], 30)])
 def test_the_best_point_counts_and_the_latest_among_equals(tmp_path: Path, solved: list[int], best: int) -> None:
-    candidates = Candidates(tmp_path, [10, 20, 30], range(10000, 10005))
+    candidates = Candidates(tmp_path, [10, 20, 30], range(10000, 10005), "this")
     candidates.folder.mkdir()
-    scores = [{"step": step, "solved": k, "seeds": 5} for step, k in zip(candidates.steps, solved, strict=True)]
+    scores = [
+        {"step": s, "solved": k, "seeds": 5, "run": "this"} for s, k in zip(candidates.steps, solved, strict=True)
+    ]
+    scores += [{"step": 10, "solved": 5, "run": "one that was in this folder before"}]
     (candidates.folder / "scores.jsonl").write_text("".join(json.dumps(score) + "\n" for score in scores))
     candidates.choose(tmp_path)
     assert chosen_checkpoint(tmp_path) == tmp_path / f"candidates/step-{best:08d}"
@@ -250,8 +255,29 @@ def test_features_that_do_not_fit_are_streamed_or_refused_in_one_line(
     assert "GB are streamed from" in capsys.readouterr().err
     with pytest.raises(S2RobotError, match=r"do not fit into the 0\.0 GB that are free on cpu; give features=streamed"):
         job(demonstrations, cache, features="resident").data(ALONE.device)
-    with pytest.raises(S2RobotError, match="unknown place of features 'disk'"):
-        job(demonstrations, cache, features="disk").data(ALONE.device)
+
+
+@pytest.mark.parametrize(("folder", "cache"), [(".", "inactive_file"), ("memory", "total_inactive_file")])
+def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, cache: str) -> None:
+    monkeypatch.setattr(tokens_module, "CGROUP", tmp_path)
+    whole = tokens_module._free_bytes(CPU)
+    (limit, used, _) = tokens_module.CGROUPS[folder == "memory"]
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / limit).write_text("max\n")
+    assert tokens_module._container_bytes() == math.inf
+    for name, text in ((limit, "9000\n"), (used, "5000\n"), (f"{folder}/memory.stat", f"anon 7\n{cache} 1000\n")):
+        (tmp_path / name).write_text(text)
+    assert tokens_module._free_bytes(CPU) == 5000 < whole
+
+
+def test_another_weight_of_an_adapted_backbone_is_another_run(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    found = []
+    for encoder in ("s2", "base", {**choice("encoder", "s2"), "weights": "random"}):
+        policy = choice("policy", "lora_bc", {"observation": {"encoder": encoder}})
+        planned = replace(job(demonstrations, FeatureCache(tmp_path)), policy=policy)
+        found.append(planned.identity()["adapted"])
+    assert found[0] == found[1] != found[2]
+    assert "adapted" not in job(demonstrations, FeatureCache(tmp_path)).identity()
 
 
 def test_batches_are_made_ahead_and_come_in_order() -> None:
@@ -301,6 +327,9 @@ def test_two_processes_have_the_losses_of_one(demonstrations: EpisodeStore, tmp_
         ({"precision": "fp16"}, "precision=fp16; allowed: float32, tf32, bf16"),
         ({"rollouts": -1}, "rollouts=-1 and warmup=2 at least 0"),
         ({"lr": 0.0}, "lr=0.0 and clip=1.0 above 0"),
+        ({"features": "residnt"}, "features=residnt; allowed: auto, resident, streamed"),
+        ({"seed": -1}, "seed=-1 and weight_decay=0.01 must be at least 0"),
+        ({"beta1": 1.5}, "beta1=1.5 and beta2=0.999 at least 0 and below 1"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_one_line(changes: dict[str, Any], message: str) -> None:
@@ -325,6 +354,8 @@ def test_a_recipe_that_cannot_be_is_one_line(changes: dict[str, Any], message: s
             {},
             r"policy.head.clip=1.0 would cut z-scored actions off at 1.0 standard dev",
         ),
+        ({"head": {"dropout": 2}}, {}, r"policy bc_mlp cannot be built: dropout probability"),
+        ({"ensemble": -1}, {}, r"ensemble=-1; give a rate of at least 0, or null for none"),
         ({}, {"validation_fraction": 0.99}, r"6 episodes, of which validation_fraction=0.99 holds out 6: none is left"),
     ],
 )
@@ -335,6 +366,32 @@ def test_what_would_stop_training_is_said_before_anything_is_encoded(
     with pytest.raises(S2RobotError, match=message):
         replace(planned, policy=OmegaConf.to_container(OmegaConf.merge(planned.policy, policy))).check()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pose_that_absolute_actions_lack_and_a_batch_that_does_not_divide_are_said_as_early(
+    demonstrations: EpisodeStore, tmp_path: Path
+) -> None:
+    names = tuple(f"joint_{i}_rad" for i in range(len(demonstrations.spec.observation.proprio)))
+    spec = replace(demonstrations.spec, observation=replace(demonstrations.spec.observation, proprio=names))
+    writer = EpisodeWriter(tmp_path / "store", spec)
+    for name in demonstrations.episodes[:3]:
+        writer.write(demonstrations.read(name))
+    planned = job(EpisodeStore(tmp_path / "store"), FeatureCache(tmp_path / "cache"))
+    actions = {"representation": "absolute", "normalise": "min_max"}
+    with pytest.raises(S2RobotError, match="absolute actions need proprioception that begins with"):
+        replace(planned, policy={**planned.policy, "actions": actions}).check()
+    with pytest.raises(S2RobotError, match="batch_size=32 does not divide by 3 processes"):
+        planned.check(processes=3)
+
+
+def test_another_run_in_the_folder_is_said_before_anything_is_encoded(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(job(demonstrations, cache), tmp_path / "run", ALONE)
+    words = ["train", f"store={demonstrations.path}", f"out={tmp_path / 'run'}", f"cache={tmp_path / 'new'}"]
+    assert main([*words, "encoder=base", "encoder.sizes=[48]", "cameras=agentview", "device=cpu"]) == 2
+    assert "holds a run with another encoder" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_policy_is_not_told_positions_that_nobody_recorded(demonstrations: EpisodeStore, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +20,12 @@ from s2robot.data.episodes import EpisodeStore, EpisodeWriter
 from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.data.transforms import Normalise
 from s2robot.data.windows import Horizons
+from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.errors import MismatchError, S2RobotError
 from s2robot.pipeline import run as run_module
 from s2robot.pipeline import train as train_module
 from s2robot.pipeline.checkpoint import CHECKPOINTS, load_tensors, newest_checkpoint, save_checkpoint
-from s2robot.pipeline.dataset import checked_episodes, load_training_data
+from s2robot.pipeline.dataset import POSE_FLOOR, action_floor, checked_episodes, load_training_data
 from s2robot.pipeline.encode import encode, encode_for_training
 from s2robot.pipeline.job import Job
 from s2robot.pipeline.recipe import Recipe
@@ -80,8 +82,36 @@ def test_a_store_with_frames_smaller_than_the_largest_scale_is_refused(
 ) -> None:
     encoder = patch_encoder()
     encoder.sizes = (24, 96)
-    with pytest.raises(S2RobotError, match="48 x 48 px, smaller than the largest scale of patches0, 96 px; re-render"):
+    message = (
+        r"camera agentview of .*, encoder patches0: frames of 48 x 48 px are smaller than the largest scale, 96 px"
+    )
+    with pytest.raises(S2RobotError, match=message):
         encode(demonstrations, encoder, FeatureCache(tmp_path), CAMERAS)
+
+
+def test_padding_takes_frames_whose_longer_side_is_large_enough(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    flat = replace(demonstrations.spec.observation.cameras[0], height=30, width=48)
+    spec = replace(demonstrations.spec, observation=replace(demonstrations.spec.observation, cameras=(flat,)))
+    writer = EpisodeWriter(tmp_path / "store", spec)
+    for name in demonstrations.episodes[:2]:
+        episode = demonstrations.read(name)
+        writer.write(replace(episode, images={"agentview": episode.images["agentview"][:, :30]}))
+    store, cropping = EpisodeStore(tmp_path / "store"), patch_encoder()
+    with pytest.raises(S2RobotError, match="frames of 30 x 48 px are smaller than the largest scale, 48 px"):
+        encode(store, cropping, FeatureCache(tmp_path / "cache"), CAMERAS)
+    padding = MultiscaleEncoder(cropping.backbone, cropping.sizes, square="pad", dtype="float32", device="cpu")
+    assert encode(store, padding, FeatureCache(tmp_path / "cache"), CAMERAS).episodes == 2
+
+
+@pytest.mark.parametrize("mode", ["z_score", "min_max"])
+def test_actions_are_normalised_alike_in_every_unit(demonstrations: EpisodeStore, mode: str) -> None:
+    spec = demonstrations.spec.action
+    metres = replace(spec, low=tuple(low / 50 for low in spec.low), high=tuple(high / 50 for high in spec.high))
+    moved = np.random.default_rng(0).uniform(-1, 1, (200, len(spec.names)))
+    found = [Normalise.fit(x, mode, action_floor(s))(x) for s, x in ((spec, moved), (metres, moved / 50))]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+    assert action_floor(spec) == [0.05] * len(spec.names)
+    assert action_floor(replace(spec, high=(math.inf, *spec.high[1:])))[0] == POSE_FLOOR
 
 
 def test_training_without_features_names_the_command(demonstrations: EpisodeStore, tmp_path: Path) -> None:

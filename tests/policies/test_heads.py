@@ -16,6 +16,7 @@ from s2robot.policies.batch import Batch, Inputs, Shapes
 from s2robot.policies.diffusion import Diffusion
 from s2robot.policies.heads import Regression
 from s2robot.policies.policy import ChunkPolicy, build_policy
+from s2robot.targets import instantiate
 from tests.policy_names import PIXEL_POLICIES, SMALL_POLICIES
 
 SHAPES = Shapes(cameras=(), grid=(0, 0), channels=0, proprio=3, goal=2, action=2)
@@ -104,6 +105,26 @@ def test_the_loss_is_least_for_what_is_to_be_predicted(prediction: str) -> None:
     head.net = other.net = exact
     context = torch.zeros(4096, 1, 4)
     assert head.loss(context, action, mask) < 0.7 * other.loss(context, action, mask)
+
+
+def test_a_chunk_that_nothing_bounds_may_go_further() -> None:
+    found = []
+    for clip in (1.0, None):
+        torch.manual_seed(0)
+        head = Diffusion(
+            (1, 4), (4, 2), net=choice("policy", "diffusion_unet")["head"]["net"] | {"widths": [8]}, sampler="ddim",
+            train_steps=100, steps=4, prediction="sample", clip=clip,
+        )  # fmt: skip
+        head.net = Exact(head.noiser.alphas_cumprod, mean=5.0, std=0.1, prediction="sample")
+        found.append(head.sample(torch.zeros(8, 1, 4), torch.randn(8, 4, 2)).abs().max())
+    assert found[0] <= 1.0
+    assert found[1] > 4.0
+
+
+def test_a_kernel_that_changes_the_length_of_a_chunk_is_refused() -> None:
+    net = choice("policy", "diffusion_unet")["head"]["net"] | {"kernel": 4}
+    with pytest.raises(S2RobotError, match="kernel=4; a chunk keeps its length with an odd one alone"):
+        instantiate(net, (1, 4), (4, 2))
 
 
 class Exact(torch.nn.Module):

@@ -189,7 +189,7 @@ def _train(config: PretrainConfig, group: Group) -> Path:
         parts.update(terms)
         return total
 
-    cutters = config.workers if group.device.type == "cuda" else 1  # a GPU would wait for one
+    cutters = max(1, config.workers) if group.device.type == "cuda" else 1  # a GPU would wait for one
     with Prefetch(crops, cutters) as ahead:
         records = fit(loss, ahead, state)
         if not group.first:

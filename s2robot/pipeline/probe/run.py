@@ -176,12 +176,18 @@ def _variants(config: ProbeConfig) -> dict[str, list[dict[str, Any] | None]]:
     All of them are tried, target and ceiling too: a slip must not show after hours of probing.
     """
     for wanted in (config.target, config.ceiling):
-        if wanted is not None and not config.load(wanted).sizes:
+        if wanted is None:
+            continue
+        encoder = config.load(wanted)
+        if not encoder.sizes:
             raise S2RobotError(f"encoder {wanted!r} sees nothing; it is no target or ceiling of a reconstruction")
+        encoder.check_frame(config.frame_px, config.frame_px)
     found: dict[str, list[dict[str, Any] | None]] = {CONSTANT: [None]}
     for name, about in config.encoder_configs().items():
-        if not load_encoder(about, config.device).sizes:
+        encoder = load_encoder(about, config.device)
+        if not encoder.sizes:
             raise S2RobotError(f"encoder {name!r} sees nothing; the constant predictor is in the table anyway")
+        encoder.check_frame(config.frame_px, config.frame_px)
         seeds = range(config.weight_seeds) if about.get("weights") == "random" else ()
         found[name] = [about | {"seed": seed} for seed in seeds] or [about]
     return found

@@ -81,7 +81,7 @@ def learning_curves(task: Mapping[str, Any], name: str, theme: Theme = LIGHT) ->
         figure = Figure(figsize=(7.2, 3.1), layout="constrained")
         axes = figure.subplots(1, 2, sharex=True)
         for panel, (key, label) in zip(axes, (("train_loss", "Training"), ("val_loss", "Validation")), strict=True):
-            ends = []
+            ends, lows = [], []
             for arm, (colour, _, filled) in _styled(task["arms"], theme):
                 mean, low, high, steps = _curve(arm, key)
                 if not len(steps):
@@ -89,9 +89,11 @@ def learning_curves(task: Mapping[str, Any], name: str, theme: Theme = LIGHT) ->
                 panel.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
                 panel.plot(steps, mean, color=colour, linewidth=1.4, linestyle="-" if filled else (0, (4, 1.5)))
                 ends.append((steps[-1], mean[-1], arm["name"], colour))
+                lows.append(low.min())
             panel.set(title=f"{label} loss", xlabel="Optimiser step")
-            panel.set_yscale("log")
-            _decimal_ticks(panel)
+            if all(low > 0 for low in lows):  # a likelihood's loss goes below
+                panel.set_yscale("log")
+                _decimal_ticks(panel)
             panel.margins(x=0)
             _end_labels(panel, ends)
         axes[0].set_ylabel(f"Policy loss on {name}")
@@ -183,9 +185,10 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> No
     if not ends:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", fontsize=8)
         return
-    low, high = np.log(axes.get_ylim())
+    scale = np.log if axes.get_yscale() == "log" else np.asarray
+    low, high = scale(axes.get_ylim())
     ends = sorted(ends, key=lambda end: end[1])
-    heights = [(np.log(value) - low) / (high - low) for _, value, _, _ in ends]
+    heights = [(scale(value) - low) / (high - low) for _, value, _, _ in ends]
     for (x, value, text, colour), place in zip(ends, _apart(heights, 0.07, 0.0, 1.0), strict=True):
         axes.annotate(
             text, (x, value), xytext=(1.03, place), textcoords="axes fraction", va="center", fontsize=8,
@@ -220,7 +223,7 @@ def _clusters(values: Sequence[float], gap: float) -> list[list[int]]:
 def _curve(arm: Mapping[str, Any], key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean, least and greatest loss over the runs at the steps where every run that has a curve measured it."""
     curves = [
-        {s: v for s, v in zip(run["curve"]["step"], run["curve"][key], strict=True) if v is not None and v > 0}
+        {s: v for s, v in zip(run["curve"]["step"], run["curve"][key], strict=True) if v is not None}
         for run in arm["runs"]
         if run["curve"]["step"]
     ]
