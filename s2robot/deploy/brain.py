@@ -46,8 +46,10 @@ class Plan:
     def gate(self) -> Gate:
         """Raises S2RobotError where the parts do not fit each other."""
         how = self.decisions
-        if self.every is not None and not 1 <= self.every <= how.chunk:
-            raise S2RobotError(f"every={self.every}: give 1 to {how.chunk} ticks, the length of a chunk")
+        if self.every is not None and (type(self.every) is not int or not 1 <= self.every <= how.chunk):
+            raise S2RobotError(
+                f"every={self.every}: give a whole number of ticks from 1 to {how.chunk}, a chunk's length"
+            )
         if self.every not in (None, how.execute) and how.observation_horizon > 1:
             raise S2RobotError(
                 f"every={self.every}: this policy looks back over {how.observation_horizon} decisions, {how.execute} "

@@ -32,18 +32,28 @@ from s2robot.errors import MismatchError, S2RobotError
 from s2robot.types import Observation, ObservationSpec, require_equal
 
 REMEMBERED = 32  # ticks: longer ago than any picture may be
+TIMED = 2000  # newest of each timing that are kept: a run may take days
+GARBAGE = 2000  # objects: a collection of so many takes about a millisecond
 
 
 @dataclass
 class Timings:
     """All in s. `late`: when a tick's command went out, after the tick's scheduled time; `capture`: from the capture of
     the oldest frame of a decision to the first command of its chunk; `infer`: what decisions took, network included.
+
+    Of a long run the newest alone, `TIMED` of each at least: quantiles over hours take longer than a tick may.
     """
 
     late: list[float] = field(default_factory=list)
     capture: list[float] = field(default_factory=list)
     infer: list[float] = field(default_factory=list)
     gate: list[float] = field(default_factory=list)
+
+
+def _note(times_s: list[float], time_s: float) -> None:
+    times_s.append(time_s)
+    if len(times_s) >= 2 * TIMED:
+        del times_s[:-TIMED]
 
 
 @dataclass
@@ -97,6 +107,7 @@ class Loop:
         self.rehearsals = rehearsals
         self.summary = Summary()
         self._stopping = ""
+        self._brain: Brain | None = None
         self._rearm = False
         self._ids = 0
         self._executed: deque[float] = deque(maxlen=REMEMBERED)  # when the latest executed ticks were
@@ -112,8 +123,10 @@ class Loop:
         return self._stopping
 
     def rearm(self) -> None:
-        """A person says go on after a fault; takes effect at the next tick, where everything stands."""
-        self._rearm = True
+        """A person says go on after a fault; takes effect once everything stands. Means nothing while there is none: it
+        clears no fault that comes later.
+        """
+        self._rearm = self._brain is not None and self._brain.fault is not None
 
     def close(self) -> None:
         """Ends the thread that asks."""
@@ -129,21 +142,24 @@ class Loop:
         """
         self.summary, self._stopping = Summary(), ""
         self._asked: Asked | None = None
-        self._first_of, self._begin, self._seed = None, True, seed
+        self._first_of, self._begin, self._seed, self._rearm = None, True, seed, False
         self._executed.clear()
         self.worker.forget()
         gc.collect()
+        gc.freeze()  # what is there now is looked through no more
         gc.disable()  # a collection in the middle of a tick takes longer than the gate and the log together
         try:
             decision_s = rehearse(self.robot, self.worker, self.clock, self._rehearsed, self.rehearsals)
             lead = lead_s(decision_s, self.period_s)
             reading = after_a_frame(self.robot, self.clock, next(iter(self.cameras), None), self.period_s)
-            self._tick_on(Brain(self.plan, reading.sense), reading, lead, ticks, end_at_fault, until_done)
+            brain = self._brain = Brain(self.plan, reading.sense)
+            self._tick_on(brain, reading, lead, ticks, end_at_fault, until_done)
         except RobotLost as error:
             self._event("robot lost", str(error), self.clock.now_s())
             raise
         finally:
             gc.enable()
+            gc.unfreeze()
         return self.summary
 
     def _tick_on(
@@ -160,7 +176,7 @@ class Loop:
                 now_s = self.clock.now_s()  # after reading: nothing that was read is of the future
                 self._tick(brain, reading, now_s)
                 late_s = self.clock.now_s() - next_s
-                self.summary.timings.late.append(late_s)
+                _note(self.summary.timings.late, late_s)
                 if late_s >= self.period_s:
                     self.summary.missed += 1
                 # A late tick moves those after it: two commands in a short time would be another speed.
@@ -211,6 +227,7 @@ class Loop:
     def _tick(self, brain: Brain, reading: Reading, now_s: float) -> None:
         if self._rearm and brain.at_rest():
             reading, now_s = self._armed_again(brain, reading, now_s)
+            self._rearm = False
         self._take_answer(brain, now_s)
         if reading.fault and brain.fault is None:
             self._latch(brain, f"the robot's own side: {reading.fault}", now_s)
@@ -219,14 +236,13 @@ class Loop:
             brain.stop()
         start_s = time.perf_counter()
         step = brain.tick(reading.sense, now_s)
-        self.summary.timings.gate.append(time.perf_counter() - start_s)
+        _note(self.summary.timings.gate, time.perf_counter() - start_s)
         self._send(brain, reading, step, now_s)
         if self.show is not None:
             self.show(self.summary, brain)
 
     def _armed_again(self, brain: Brain, reading: Reading, now_s: float) -> tuple[Reading, float]:
         """Clear what the robot's own side has latched, then the gate; a robot that still brakes leaves all as it is."""
-        self._rearm = False
         try:
             self.robot.connect()
         except RobotLost:
@@ -251,8 +267,10 @@ class Loop:
         if not step.decision.held:
             self._executed.append(now_s)
         if self._first_of is not None and not step.decision.held:
-            summary.timings.capture.append(self.clock.now_s() - self._first_of)
+            _note(summary.timings.capture, self.clock.now_s() - self._first_of)
             self._first_of = None
+        if step.decision.held and brain.at_rest() and gc.get_count()[0] > GARBAGE:
+            gc.collect()  # a run that waits for its server for hours would grow; while nothing moves none is late
 
     def _take_answer(self, brain: Brain, now_s: float) -> None:
         for picture in self.worker.filmed():
@@ -264,7 +282,7 @@ class Loop:
             self._failed(brain, answer, now_s)
             return
         asked = answer.asked
-        self.summary.timings.infer.append(answer.took_s)
+        _note(self.summary.timings.infer, answer.took_s)
         arrival = Arrival(asked.request.id, asked.at, asked.captured_s, asked.asked_s, answer.chunk)
         verdict = brain.take_chunk(asked.at, answer.chunk, asked.captured_s, now_s)
         if self.log is not None:

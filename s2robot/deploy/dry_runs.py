@@ -13,7 +13,7 @@ from s2robot.deploy.bundle import Identity
 from s2robot.errors import S2RobotError
 from s2robot.storage import append_line, cut_torn_line, fingerprint
 
-LEAST_TICKS = 40  # without a fault, or it was no dry run
+LEAST_TICKS = 40  # decided, without a fault, or it was no dry run
 
 
 def key_of(identity: Identity, plan: Plan, robot: Any) -> str:
@@ -28,7 +28,7 @@ def require_dry_run(key: str, folder: Path | None = None) -> None:
     if not any(json.loads(line).get("key") == key for line in lines if line.startswith("{") and line.endswith("}")):
         raise S2RobotError(
             "this bundle has not been run dry on this robot under these limits: run once without armed=true (at least "
-            f"{LEAST_TICKS} ticks), look at its log with `s2robot data report run.mcap`, then arm"
+            f"{LEAST_TICKS} ticks that are not held), look at its log with `s2robot data report run.mcap`, then arm"
         )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,9 @@ class Sense(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """What a camera shows, where the arm was when it began to show that, and since when the arm is elsewhere."""
+    """What a camera shows, with the highest counter and stamp that it ever had; where the arm was when it began to show
+    that, and since when the arm is elsewhere.
+    """
 
     sight: Sight
     advanced_s: float  # when counter and stamp last moved on
@@ -54,7 +57,9 @@ class Watch(NamedTuple):
 
 
 class GateState(NamedTuple):
-    """All that the gate remembers. `fault` stays until a person re-arms; `setpoint` is of absolute commands."""
+    """All that the gate remembers. `fault` stays until a person re-arms; `setpoint` is of absolute commands; `told` are
+    the latest ticks, oldest first: when, and the displacement that was commanded of each axis.
+    """
 
     axes: tuple[AxisState, ...]
     grippers: tuple[float, ...]
@@ -64,6 +69,7 @@ class GateState(NamedTuple):
     bad_chunks: int = 0
     time_s: float = -math.inf
     watches: Mapping[str, Watch] = {}
+    told: tuple[tuple[float, tuple[float, ...]], ...] = ()
 
 
 class Decision(NamedTuple):
@@ -104,6 +110,11 @@ class Gate:
         grippers = tuple(action.names.index(name) for name in limits.grippers)
         cameras = tuple(camera.name for camera in observation.cameras)
         return cls(limits, action, observation, cameras, axes, grippers, chunk)
+
+    @cached_property
+    def told_ticks(self) -> int:
+        """As many ticks as fit into the age of a reading that is still used, and one."""
+        return math.ceil(self.limits.age_s * self.action.rate_hz / EARLIEST) + 1
 
     def initial(self, sense: Sense, grippers: Sequence[float] | None = None) -> GateState:
         """At rest where the robot is, no fault. `grippers`: what they are commanded now, 0 by default.
@@ -153,7 +164,7 @@ class Gate:
         """What is wrong with what the policy would see now; nothing may be inferred from it then, and nothing moves."""
         wrong = []
         watches = dict(state.watches)
-        if not all(map(math.isfinite, sense.proprio)) or len(sense.proprio) != len(self.observation.proprio):
+        if not self._is_known(sense.proprio):
             wrong.append("proprioception is not finite")
         if not 0.0 <= now_s - sense.received_s <= self.limits.age_s:
             wrong.append("proprioception is old")
@@ -172,14 +183,21 @@ class Gate:
     def _watched(self, before: Watch | None, sight: Sight, proprio: tuple[float, ...], now_s: float) -> Watch:
         if before is None:
             return Watch(sight, sight.received_s, proprio)
+        # Compared with the highest ever, or two old frames in turn would always be newer than the one before.
+        counter, stamp_s = max(before.sight.counter, sight.counter), max(before.sight.stamp_s, sight.stamp_s)
+        newest = sight._replace(counter=counter, stamp_s=stamp_s)
         moved_on = sight.counter > before.sight.counter and sight.stamp_s > before.sight.stamp_s
         advanced_s = sight.received_s if moved_on else before.advanced_s
         if sight.digest != before.sight.digest:
-            return Watch(sight, advanced_s, proprio)
+            return Watch(newest, advanced_s, proprio)
+        where = before.proprio if self._is_known(before.proprio) else proprio
         moved_s = before.moved_s
-        if any(abs(b - a) > self.limits.frozen_motion for a, b in zip(before.proprio, proprio, strict=False)):
+        if any(abs(b - a) > self.limits.frozen_motion for a, b in zip(where, proprio, strict=False)):
             moved_s = min(moved_s, now_s)
-        return Watch(sight if moved_on else before.sight, advanced_s, before.proprio, moved_s)
+        return Watch(newest, advanced_s, where, moved_s)
+
+    def _is_known(self, proprio: tuple[float, ...]) -> bool:
+        return len(proprio) == len(self.observation.proprio) and all(map(math.isfinite, proprio))
 
     # Ticks.
 
@@ -210,6 +228,7 @@ class Gate:
         command = [0.0] * len(self.action.names)
         states, places, limited = [], [], False
         absolute = self.action.mode == "absolute"
+        since = self._since(state, sense.received_s)
         for number, axis in enumerate(self.axes):
             before = state.axes[number]
             place = self._place(state, number, axis.measured, sense)
@@ -219,7 +238,11 @@ class Gate:
                 if inside != proposal[axis.index]:
                     reasons.append(f"{axis.name} range")
                 want = inside * axis.scale - (place if absolute else 0.0)
-            room = (axis.low - place, axis.high - place) if axis.measured is not None else None
+            room = None
+            if axis.measured is not None:
+                # It has gone on since it was measured, unless something holds it: whichever leaves less room.
+                ahead = place + since[number]
+                room = (axis.low - min(place, ahead), axis.high - max(place, ahead))
             after = step(before, want, axis.limit, room)
             states.append(after)
             places.append(place + after.w)
@@ -239,6 +262,7 @@ class Gate:
             grippers=tuple(held),
             clamped=clamped,
             setpoint=tuple(places) if absolute else None,
+            told=(*state.told, (state.time_s, tuple(after.w for after in states)))[-self.told_ticks :],
         )
         if clamped >= self.limits.clamped_ticks:
             state = _latched(state, f"limited in {clamped} ticks in a row, the last: {', '.join(reasons)}")
@@ -252,6 +276,13 @@ class Gate:
             return 0.0
         place = sense.proprio[measured] if len(sense.proprio) == len(self.observation.proprio) else math.nan
         return place if math.isfinite(place) else math.inf  # unknown: no room either way, which brakes
+
+    def _since(self, state: GateState, received_s: float) -> Sequence[float]:
+        """How far each axis was told to go since proprioception came; nothing where commands say where to be."""
+        told = [moves for when_s, moves in state.told if when_s >= received_s]
+        if not told or state.setpoint is not None:
+            return (0.0,) * len(self.axes)
+        return [sum(moves) for moves in zip(*told, strict=True)]
 
     # People.
 
@@ -267,7 +298,7 @@ class Gate:
         """A person says that it may move again. Raises S2RobotError while it still brakes."""
         if not self.at_rest(state):
             raise S2RobotError("still braking; re-arm once everything stands")
-        return self.initial(sense, state.grippers)._replace(time_s=state.time_s)
+        return self.initial(sense, state.grippers)._replace(time_s=state.time_s, told=state.told)
 
 
 def _latched(state: GateState, fault: str) -> GateState:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from mcap.exceptions import EndOfFile, McapError
+from mcap.exceptions import EndOfFile
 from mcap.reader import NonSeekingReader
 from mcap.writer import CompressionType
 from mcap_ros2.decoder import DecoderFactory
@@ -129,6 +129,8 @@ class LogWriter:
         self.path = path
         # Every message a chunk of its own: what is written is in the file, not in this process.
         self._writer = Writer(self._file, chunk_size=1, compression=CompressionType.NONE)
+        # The writer keeps 500 bytes a message for an index at the end, and has no switch for it: a long run would grow.
+        self._index: list[Any] = getattr(self._writer._writer, "_Writer__chunk_indices", [])
         self._schemas: dict[str, Any] = {}
         self._offset_ns = time.time_ns() - time.monotonic_ns()
         self._write(PLAN, {"data": json.dumps({"plan": plan.to_json(), **about})}, time.monotonic())
@@ -210,6 +212,7 @@ class LogWriter:
             if name not in self._schemas:
                 self._schemas[name] = self._writer.register_msgdef(name, text)
             self._writer.write_message(topic, self._schemas[name], message, int(now_s * 1e9) + self._offset_ns)
+            self._index.clear()
             self._file.flush()
         except OSError as error:
             raise disk_error(error, self.path) from error
@@ -243,31 +246,43 @@ class LogReader:
 
     def entries(self) -> Iterator[Entry]:
         """In the order in which they were written."""
-        now_s = 0.0
-        for topic, message in self._messages():
-            now_s = getattr(message, "now_s", now_s)
-            if topic == TICK:
-                yield _tick_entry(message)
-            elif topic == CHUNK:
-                yield _chunk_entry(message)
-            elif topic == EVENT:
-                yield EventEntry(message.now_s, message.kind, message.text)
-            elif topic.startswith("/camera/"):
-                yield PictureEntry(now_s, message.header.frame_id, bytes(message.data))
+        # Pictures are stamped by the wall clock alone; any other entry says how far it is from the clock of the loop.
+        timed = (stamp_s - message.now_s for _, message, stamp_s in self._messages() if hasattr(message, "now_s"))
+        offset_s = next(timed, 0.0)
+        for topic, message, stamp_s in self._messages():
+            try:
+                entry = _entry(topic, message, stamp_s - offset_s)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise DamagedError(f"{self.path} is damaged ({topic}: {error})") from error
+            if entry is not None:
+                yield entry
 
-    def _messages(self) -> Iterator[tuple[str, Any]]:
+    def _messages(self) -> Iterator[tuple[str, Any, float]]:
+        """Topic, message, and when it was written (s, wall clock)."""
         try:
             with open(self.path, "rb") as file:
                 reader = NonSeekingReader(file, decoder_factories=[DecoderFactory()])
                 # In the order of the file: the clock of a broken loop may go back, its log must not be sorted by it.
-                for _, channel, _, message in reader.iter_decoded_messages(log_time_order=False):
-                    yield channel.topic, message
+                for _, channel, raw, message in reader.iter_decoded_messages(log_time_order=False):
+                    yield channel.topic, message, raw.log_time / 1e9
         except EndOfFile:
             return
         except OSError as error:
             raise DamagedError(f"{self.path} cannot be read ({error.strerror})") from error
-        except (McapError, ValueError) as error:
+        except Exception as error:  # of bytes that are damaged, the decoder and its parser of schemas raise anything
             raise DamagedError(f"{self.path} is damaged ({error})") from error
+
+
+def _entry(topic: str, message: Any, now_s: float) -> Entry | None:
+    if topic == TICK:
+        return _tick_entry(message)
+    if topic == CHUNK:
+        return _chunk_entry(message)
+    if topic == EVENT:
+        return EventEntry(message.now_s, message.kind, message.text)
+    if topic.startswith("/camera/"):
+        return PictureEntry(now_s, message.header.frame_id, bytes(message.data))
+    return None
 
 
 def _tick_entry(message: Any) -> TickEntry:

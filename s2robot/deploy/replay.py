@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from s2robot.deploy.brain import Brain
+from s2robot.deploy.gate import Sense
 from s2robot.deploy.log import ChunkEntry, EventEntry, LogReader, TickEntry
 
 LATCH, REARM, STOP = "latch", "rearm", "stop"  # kinds of events that change what is decided
@@ -28,18 +30,12 @@ class Replay:
 def replay(path: Path) -> Replay:
     """Raises DamagedError for a file that is no log."""
     log = LogReader(path)
-    first = next((entry for entry in log.entries() if isinstance(entry, TickEntry)), None)  # says where the robot was
-    if first is None:
-        return Replay(0, 0, ())
-    brain = Brain(log.plan, first.sense)
+    brain: Brain | None = None
     ticks = chunks = 0
     wrong: list[tuple[int, str]] = []
-    rearm = False
-    for entry in log.entries():
+    for entry, sense in _told(log):
+        brain = brain or Brain(log.plan, sense)
         if isinstance(entry, TickEntry):
-            if rearm:
-                brain.rearm(entry.sense)
-                rearm = False
             step = brain.tick(entry.sense, entry.now_s)
             found = (step.tick, step.proposal, step.decision, brain.fault or "")
             logged = (entry.step.tick, entry.step.proposal, entry.step.decision, entry.fault)
@@ -51,14 +47,30 @@ def replay(path: Path) -> Replay:
             if verdict != entry.verdict:
                 wrong.append((ticks, f"chunk {entry.arrival.id}: {verdict!r} instead of {entry.verdict!r}"))
             chunks += 1
-        elif isinstance(entry, EventEntry):
-            rearm = rearm or entry.kind == REARM
-            _happen(brain, entry)
+        else:
+            _happen(brain, entry, sense)
     return Replay(ticks, chunks, tuple(wrong))
 
 
-def _happen(brain: Brain, event: EventEntry) -> None:
+def _told(log: LogReader) -> Iterator[tuple[TickEntry | ChunkEntry | EventEntry, Sense]]:
+    """What a brain is told, each with the reading of the tick that it came before: a re-arm begins from that."""
+    waiting: list[TickEntry | ChunkEntry | EventEntry] = []
+    sense: Sense | None = None
+    for entry in log.entries():
+        if isinstance(entry, TickEntry | ChunkEntry | EventEntry):
+            waiting.append(entry)
+        if isinstance(entry, TickEntry):
+            sense = entry.sense
+            yield from ((one, sense) for one in waiting)
+            waiting = []
+    if sense is not None:  # killed before its next tick
+        yield from ((one, sense) for one in waiting)
+
+
+def _happen(brain: Brain, event: EventEntry, sense: Sense) -> None:
     if event.kind == LATCH:
         brain.latch(event.text)
+    elif event.kind == REARM:
+        brain.rearm(sense)
     elif event.kind == STOP:
         brain.stop()

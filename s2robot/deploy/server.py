@@ -18,7 +18,7 @@ import signal
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,7 @@ class PolicyServer:
                 self._talk, where.host, where.port, process_request=self._admit, compression=None,
                 max_size=most_bytes(self.policy.identity.observation), ping_interval=PING_EVERY_S,
                 ping_timeout=PING_EVERY_S, max_queue=4,
+                origins=[None],  # browsers say theirs: no web page takes the lease
             )  # fmt: skip
         except OSError as error:
             raise S2RobotError(
@@ -215,7 +216,10 @@ class PolicyServer:
         if self.status == "draining":
             await self._refuse(lease.connection, "draining", "the server stops", request.id)
             return
-        older, lease.waiting = lease.waiting, _Waiting(request, time.monotonic())
+        older = lease.waiting
+        if older is not None and older.request.reset:  # the episode that it began is this one's
+            request = replace(request, reset=True)
+        lease.waiting = _Waiting(request, time.monotonic())
         lease.arrived.set()
         if older is not None:
             await self._refuse(lease.connection, "superseded", "a newer request came", older.request.id)
@@ -237,11 +241,11 @@ class PolicyServer:
     async def _decide(self, lease: _Lease, waiting: _Waiting) -> None:
         request, loop = waiting.request, asyncio.get_running_loop()
         started_s = time.monotonic()
+        if request.reset:  # late or not: the episode has begun
+            lease.memory = self.policy.new_memory()
         if _is_late(waiting, started_s):
             await self._refuse(lease.connection, "late", "its budget ran out before it was its turn", request.id)
             return
-        if request.reset:
-            lease.memory = self.policy.new_memory()
         key = (request.seed, request.id)
         try:
             run = self.policy.chunk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import sys
 import threading
@@ -32,6 +33,28 @@ from s2robot.progress import say
 from s2robot.targets import instantiate
 
 TABLE_EVERY_S, LINE_EVERY_S = 0.5, 5.0
+FLAGS, SECONDS = ("armed", "overlap", "pictures"), ("timeout_s", "duration_s")
+LEAST = {"threads": 0, "blend": 0, "episode": 0}  # of the settings that are whole numbers
+OPTIONAL = ("duration_s", "episode")  # may be null
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raises S2RobotError naming the first setting that is of the wrong kind: `armed=no` comes as a text, which Python
+    takes for true.
+    """
+    for name in FLAGS:
+        if not isinstance(config[name], bool):
+            raise S2RobotError(f"{name}={config[name]}: give true or false")
+    given = {name: config[name] for name in (*LEAST, *SECONDS) if not (name in OPTIONAL and config[name] is None)}
+    for name, value in given.items():
+        if name in LEAST and not (type(value) is int and value >= LEAST[name]):
+            raise S2RobotError(f"{name}={value}: give a whole number, {LEAST[name]} or more")
+        if name in SECONDS and not (_is_number(value) and value > 0):
+            raise S2RobotError(f"{name}={value}: give seconds as a number above 0")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def decider_of(config: Mapping[str, Any]) -> tuple[Decider, Manifest]:
@@ -39,14 +62,14 @@ def decider_of(config: Mapping[str, Any]) -> tuple[Decider, Manifest]:
     if (config["bundle"] is None) == (config["server"] is None):
         raise S2RobotError("give bundle=FOLDER to decide in this process, or server=ws://HOST:PORT to ask a server")
     if config["bundle"] is not None:
-        policy = BundlePolicy(Path(config["bundle"]), threads=int(config["threads"]))
+        policy = BundlePolicy(Path(config["bundle"]), threads=config["threads"])
         return LocalDecider(policy), policy.manifest
     if config["identity"] is None:
         raise S2RobotError("server= needs identity=: the bundle (or its manifest.json) that the server has to serve")
     path = Path(config["identity"])
     manifest = read_manifest(path.parent if path.name == MANIFEST else path)
     client = RemotePolicy(str(config["server"]), read_token(config["token_file"]))
-    return RemoteDecider(client, manifest.identity, float(config["timeout_s"])), manifest
+    return RemoteDecider(client, manifest.identity, config["timeout_s"]), manifest
 
 
 def robot_of(config: Mapping[str, Any], manifest: Manifest) -> Robot:
@@ -74,28 +97,33 @@ def goal_of(config: Mapping[str, Any], manifest: Manifest) -> np.ndarray | None:
 
     Raises S2RobotError where the policy needs one and nobody names it.
     """
-    names, given = manifest.identity.observation.goal, config["goal"]
+    names, given = manifest.identity.observation.goal, config["goal"] or {}
     if not given and config["episode"] is not None:
         return None
     if names and not given:
         raise S2RobotError(
             f"the policy has to be told what to do: goal={{{names[0]}: 1}}; its goals: {', '.join(names)}"
         )
-    for name in given or {}:
+    if not isinstance(given, Mapping):
+        raise S2RobotError(f"goal={given}: give a number per goal, as in goal={{left: 1}}")
+    for name, value in given.items():
         if name not in names:
             raise unknown_name("goal", name, names)
-    return np.array([float((given or {}).get(name, 0.0)) for name in names], np.float32)
+        if not _is_number(value):
+            raise S2RobotError(f"goal={{{name}: {value}}}: give a number")
+    return np.array([given.get(name, 0.0) for name in names], np.float32)
 
 
 def control(config: Mapping[str, Any]) -> Summary:
     """One run, as `configs/control.yaml` says. Raises S2RobotError where something does not fit: nothing has moved."""
+    check_settings(config)
     limits = limits_of(config["robot"])
     decider, manifest = decider_of(config)
     goal, identity, how = goal_of(config, manifest), manifest.identity, decider.decisions
-    overlap, every, blend = bool(config["overlap"]), config["every"], int(config["blend"])
+    overlap, every, blend = config["overlap"], config["every"], config["blend"]
     plan = Plan(identity.observation, identity.action, how, limits, overlap, every, blend)
     plan.gate()  # nothing is reached for that could not be moved safely
-    path, armed = Path(config["log"]), bool(config["armed"])
+    path, armed = Path(config["log"]), config["armed"]
     key = key_of(identity, plan, config["robot"])
     if armed:
         require_dry_run(key)
@@ -107,20 +135,20 @@ def control(config: Mapping[str, Any]) -> Summary:
         info = robot.connect()
         handshake(identity, info)
         if config["episode"] is not None:
-            of_episode = _start_episode(robot, int(config["episode"]))
+            of_episode = _start_episode(robot, config["episode"])
             goal = of_episode if goal is None else goal
         assert goal is not None
         about = {"s2robot": __version__, "robot": info.name, "armed": armed, "identity": asdict(identity)}
         log = LogWriter(path, plan, about)
-        loop = Loop(robot, info, Worker(decider, bool(config["pictures"])), plan, log, goal, armed, Table(armed))
+        loop = Loop(robot, info, Worker(decider, config["pictures"]), plan, log, goal, armed, Table(armed))
         closing.callback(loop.close)
-        ticks = None if config["duration_s"] is None else round(float(config["duration_s"]) * info.action.rate_hz)
+        ticks = None if config["duration_s"] is None else round(config["duration_s"] * info.action.rate_hz)
         with _signals(loop), _keyboard(loop):
             summary = loop.run(ticks, end_at_fault=not sys.stdin.isatty())
         log.close()
         if armed:
             robot.stop()
-        elif summary.fault is None and summary.ticks >= LEAST_TICKS:
+        elif summary.fault is None and summary.ticks - summary.held >= LEAST_TICKS:
             note_dry_run(key, summary.ticks, str(path))
         return summary
 

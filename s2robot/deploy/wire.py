@@ -202,9 +202,11 @@ def _array(message: Mapping[str, Any], key: str, dtype: type, shape: tuple[int, 
             f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else "nothing" if value is None else "none"
         )
         raise WireError(f"{key}: {came} came; needed is an array {np.dtype(dtype)} {shape}")
-    if not np.isfinite(value).all():
+    with np.errstate(over="ignore"):
+        value = value.astype(dtype, copy=False)
+    if not np.isfinite(value).all():  # of what is used: a float64 may be too large for a float32
         raise WireError(f"{key} is not finite")
-    return value.astype(dtype, copy=False)
+    return value
 
 
 def _wider(dtype: type) -> type:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from s2robot.deploy.brain import Brain
 from s2robot.deploy.chunks import ChunkBuffer
+from s2robot.errors import S2RobotError
 from tests.deploy.plans import plan, sense
 from tests.deploy.test_control import gentle
 
@@ -20,6 +23,12 @@ def test_a_plan_ends_with_a_hold() -> None:
     assert brain.tick(sense(1000.35), 1000.35).decision.reasons == ("nothing to execute",)
     assert brain.take_chunk(brain.buffer.tick, gentle(1), 1000.35, 1000.35) == ""
     assert not brain.tick(sense(1000.4), 1000.4).decision.held
+
+
+@pytest.mark.parametrize("every", [0, 9, 1.5, True])
+def test_decisions_come_a_whole_number_of_ticks_apart(every: float) -> None:
+    with pytest.raises(S2RobotError, match=f"every={every}: give a whole number"):
+        replace(plan(), every=every).gate()  # type: ignore[arg-type]
 
 
 def test_the_buffer_drops_what_is_late_and_fades_where_asked() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +26,7 @@ from s2robot.deploy.bundle import Identity
 from s2robot.deploy.control import Loop, Summary, handshake
 from s2robot.deploy.deciders import Worker
 from s2robot.deploy.dry_runs import key_of, note_dry_run, require_dry_run
-from s2robot.deploy.log import ChunkEntry, EventEntry, LogReader, LogWriter, PictureEntry, TickEntry
+from s2robot.deploy.log import ChunkEntry, EventEntry, LogReader, LogWriter, PictureEntry, TickEntry, png
 from s2robot.deploy.replay import replay
 from s2robot.deploy.robots.interface import RobotInfo, RobotLost
 from s2robot.errors import DamagedError, MismatchError, S2RobotError
@@ -240,6 +244,103 @@ def test_re_arming_goes_on_after_a_fault(tmp_path: Path) -> None:
     assert replay(tmp_path / "run.mcap").exact
 
 
+def test_an_r_that_came_before_a_fault_does_not_clear_it(tmp_path: Path) -> None:
+    robot = FakeRobot(TestClock())
+    loop = loop_of(tmp_path, robot, lambda n: gentle(n) * (1.0 if n < 15 else np.nan), show=at(6, lambda: loop.rearm()))
+    summary = run(loop, 60, end_at_fault=False)
+    assert "3 bad chunks in a row" in (summary.fault or "")
+    assert "rearm" not in [event.kind for event in entries(tmp_path, EventEntry)]
+
+
+def test_an_r_during_a_re_arm_does_not_clear_the_next_fault(tmp_path: Path) -> None:
+    robot = FakeRobot(TestClock())
+
+    def person(summary: Summary, brain: Brain) -> None:
+        if summary.ticks in (3, 30):
+            robot.fault = "joint 3 is hot"
+        if summary.ticks == 15:
+            loop.rearm()
+
+    loop = loop_of(tmp_path, robot, show=person)
+    plain = robot.connect
+    robot.connect = lambda: (loop.rearm(), plain())[1]  # type: ignore[method-assign]
+    summary = run(loop, 60, end_at_fault=False)
+    assert summary.fault == "the robot's own side: joint 3 is hot"
+    assert [event.kind for event in entries(tmp_path, EventEntry)] == ["latch", "rearm", "latch"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_comes_in_the_tick_of_a_re_arm_replays_in_its_order(tmp_path: Path, again: bool) -> None:
+    """An answer, or a fault that the robot's own side has at once again."""
+    robot = FakeRobot(TestClock())
+
+    def person(summary: Summary, brain: Brain) -> None:
+        if summary.ticks == 6:
+            robot.fault, loop.worker.delay_s = "joint 3 is hot", 100.0  # type: ignore[attr-defined]
+        if summary.ticks == 20:
+            loop.rearm()
+
+    loop = loop_of(tmp_path, robot, how=plan(age_s=5.0), show=person)
+    plain = robot.connect
+
+    def connect() -> RobotInfo:
+        loop.worker.delay_s = 0.0  # type: ignore[attr-defined]
+        info = plain()
+        robot.fault = "joint 3 is hot" if again else ""
+        return info
+
+    robot.connect = connect  # type: ignore[method-assign]
+    summary = run(loop, 40, end_at_fault=False)
+    kinds = [
+        type(e).__name__ if isinstance(e, ChunkEntry) else e.kind for e in entries(tmp_path, ChunkEntry | EventEntry)
+    ]
+    place = kinds.index("rearm")
+    assert kinds[place : place + 3][1:] == (["ChunkEntry", "latch"] if again else ["ChunkEntry", "ChunkEntry"])
+    assert (summary.fault is None) != again
+    found = replay(tmp_path / "run.mcap")
+    assert found.exact, found.differences
+
+
+def test_a_long_run_keeps_the_newest_timings_and_no_index_of_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s2robot.deploy.control.TIMED", 20)
+    loop = loop_of(tmp_path, FakeRobot(TestClock()), lambda number: gentle(number) * 0.1)
+    summary = run(loop, 200)
+    assert summary.ticks >= 200
+    times = summary.timings
+    for kept in (times.late, times.capture, times.infer, times.gate):
+        assert 20 <= len(kept) < 40
+    assert loop.log is not None
+    assert loop.log._writer._writer._Writer__chunk_indices == []  # type: ignore[attr-defined]
+    assert len(entries(tmp_path, TickEntry)) == summary.ticks
+
+
+def test_what_lost_servers_leave_is_collected_while_nothing_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s2robot.deploy.control.GARBAGE", 100)
+    left: list[weakref.ref[S2RobotError]] = []
+    alive: list[int] = []
+
+    def refused(number: int) -> Any:
+        error = S2RobotError("refused")
+        error.__cause__ = error  # a cycle, as tracebacks make them
+        error.more = [[] for _ in range(50)]  # type: ignore[attr-defined]
+        left.append(weakref.ref(error))
+        return np.zeros((8, 4), np.float32)
+
+    def count(summary: Summary, brain: Brain) -> None:
+        alive.append(sum(error() is not None for error in left))
+
+    loop = loop_of(tmp_path, FakeRobot(TestClock()), refused, plan(bad_chunks=1000), show=count)
+    run(loop, 60, until_done=False)
+    assert len(left) > 50
+    assert max(alive) < 20
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
 def test_re_arming_clears_the_robots_own_side_once_it_stands(tmp_path: Path) -> None:
     robot = FakeRobot(TestClock())
 
@@ -318,6 +419,33 @@ def test_a_log_is_never_overwritten_and_other_files_are_no_logs(tmp_path: Path) 
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DamagedError, match=name):
             LogReader(tmp_path / name)
+
+
+def test_a_picture_before_the_first_tick_has_its_own_time(tmp_path: Path) -> None:
+    run(loop_of(tmp_path, FakeRobot(TestClock())), 3)
+    tick = entries(tmp_path, TickEntry)[0]
+    log = LogWriter(tmp_path / "pictures.mcap", plan(), {})
+    picture = png(np.zeros((4, 4, 3), np.uint8))
+    for number in range(3):
+        log.picture(PictureEntry(tick.now_s - 1.0 + 0.1 * number, "front", picture))
+    log.tick(tick)
+    log.close()
+    found = [e.now_s - tick.now_s for e in LogReader(log.path).entries() if isinstance(e, PictureEntry)]
+    assert found == pytest.approx([-1.0, -0.9, -0.8], abs=1e-5)
+
+
+def test_a_damaged_log_is_read_or_called_damaged(tmp_path: Path) -> None:
+    run(loop_of(tmp_path, FakeRobot(TestClock())), 5)
+    whole, random_ = (tmp_path / "run.mcap").read_bytes(), random.Random(0)
+    path = tmp_path / "damaged.mcap"
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(random_.randint(1, 4)):
+            data[random_.randrange(len(data))] = random_.randrange(256)
+        path.write_bytes(data[: random_.randint(len(data) // 2, len(data))])
+        with contextlib.suppress(S2RobotError):
+            for _ in LogReader(path).entries():
+                pass
 
 
 def test_the_handshake_names_the_first_difference() -> None:

@@ -31,13 +31,18 @@ LIMIT = GATE.axes[0].limit
 SLACK = 1e-9
 
 
-def run(gate: Gate, commands: Sequence[Any], start: tuple[float, float] = (0.0, 0.0)) -> list[tuple[Sense, Decision]]:
-    """A robot that does exactly what it is told."""
+def run(
+    gate: Gate, commands: Sequence[Any], start: tuple[float, float] = (0.0, 0.0), lags: Sequence[int] = (0,)
+) -> list[tuple[Sense, Decision]]:
+    """A robot that does exactly what it is told, whose proprioception is `lags` ticks old, in turns."""
     state = gate.initial(sense(0.0, *start))
     place, out = list(start), []
+    readings: list[Sense] = []
     for number, command in enumerate(commands):
         now_s = (number + 1) * PERIOD_S
-        here = sense(now_s, *place)
+        readings.append(sense(now_s, *place))
+        old = readings[max(number - lags[number % len(lags)], 0)]
+        here = readings[-1]._replace(proprio=old.proprio, received_s=old.received_s)
         state, decision = gate.tick(state, command, here, now_s)
         out.append((here, decision))
         for axis in range(2):
@@ -45,11 +50,13 @@ def run(gate: Gate, commands: Sequence[Any], start: tuple[float, float] = (0.0, 
     return out
 
 
-@given(COMMANDS)
-def test_commands_are_finite_and_keep_velocity_acceleration_jerk_and_position(commands: list[Any]) -> None:
+@given(COMMANDS, st.sampled_from([0.0, 0.19, -0.17]), st.lists(st.integers(0, 3), min_size=1, max_size=7))
+def test_commands_are_finite_and_keep_velocity_acceleration_jerk_and_position(
+    commands: list[Any], start_m: float, lags: list[int]
+) -> None:
     moves = [(0.0, 0.0), (0.0, 0.0)]
-    place = [0.0, 0.0]
-    for _, decision in run(GATE, commands):
+    place = [start_m, 0.0]
+    for _, decision in run(GATE, commands, (start_m, 0.0), lags):
         assert all(map(math.isfinite, decision.command))
         assert -1 <= decision.command[2] <= 1
         moves.append(tuple(0.05 * decision.command[axis] for axis in range(2)))
@@ -199,6 +206,35 @@ def test_a_camera_whose_stamp_stops_is_old_too() -> None:
     assert held == [False] * 4 + [True] * 5
 
 
+@pytest.mark.parametrize("back", ["counter", "stamp_s"])
+def test_a_camera_that_shows_two_old_frames_in_turn_is_old(back: str) -> None:
+    gate = plan(age_s=0.16).gate()
+    state, held = gate.initial(sense(0)), []
+    for number in range(1, 12):
+        now_s = number * PERIOD_S
+        seen = sense(now_s)
+        old = {back: (1 + number % 2) / 100} if number > 2 else {}
+        seen.cameras["front"] = seen.cameras["front"]._replace(**old)  # type: ignore[index]
+        state, decision = gate.tick(state, (0.1, 0.0, 0.0), seen, now_s)
+        held.append(decision.held)
+    assert held == [False] * 5 + [True] * 6
+    _, wrong = gate.observe(gate.rearm(gate.initial(sense(0)), sense(now_s)), seen, now_s)
+    assert wrong == ()  # a person has looked
+
+
+@pytest.mark.parametrize("before", [(math.nan, 0.0, 0.0), (0.0,)])
+def test_a_camera_that_froze_while_nobody_knew_where_the_arm_was_is_found(before: tuple[float, ...]) -> None:
+    state, reasons = GATE.initial(sense(0)), []
+    for number in range(1, 15):
+        now_s = number * PERIOD_S
+        seen = sense(now_s, x=0.005 * number, digest=5)
+        state, decision = GATE.tick(
+            state, (0.1, 0.0, 0.0), seen._replace(proprio=before) if number == 1 else seen, now_s
+        )
+        reasons += decision.reasons
+    assert "front is frozen" in reasons
+
+
 @pytest.mark.parametrize(("speed", "frozen"), [(0.0, False), (0.0005, False), (0.005, True)])
 def test_equal_pictures_are_frozen_only_while_the_arm_moves(speed: float, frozen: bool) -> None:
     """A picture that counts on but stays the same is of the past once the arm has moved by more than 10 mm."""
@@ -263,6 +299,28 @@ def test_while_it_brakes_nobody_re_arms() -> None:
 def test_it_is_a_pure_function(commands: list[Any], salt: int) -> None:
     start = ((salt % 100) / 1000, 0.0)
     assert run(GATE, commands, start) == run(GATE, commands, start)
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3])
+def test_a_box_is_kept_however_old_the_place_is_within_the_age_limit(lag: int) -> None:
+    """3 ticks of 50 ms at 0.5 m/s would be 75 mm."""
+    out = run(plan(age_s=0.151, clamped_ticks=1000).gate(), [(1.0, 0.0, 0.0)] * 60, lags=[lag])
+    assert not any(decision.held for _, decision in out)
+    gone_m = 0.05 * sum(decision.command[0] for _, decision in out)
+    assert HALF_BOX_M - 0.001 < gone_m <= HALF_BOX_M + SLACK
+
+
+def test_an_arm_that_something_holds_keeps_the_room_that_was_measured() -> None:
+    """It was told to go back and did not: from the edge it goes no farther."""
+    gate = plan(age_s=0.5).gate()
+    state, now_s, commands = gate.initial(sense(0, HALF_BOX_M)), 0.0, []
+    for wish in [-0.4] * 8 + [0.3] * 8:
+        now_s += PERIOD_S
+        stuck = sense(now_s, HALF_BOX_M)._replace(received_s=now_s - 0.49)
+        state, decision = gate.tick(state, (wish, 0.0, 0.0), stuck, now_s)
+        commands.append(decision.command[0])
+    assert min(commands) < -0.3
+    assert max(commands) <= 0.0
 
 
 def test_outside_the_box_it_may_only_come_back_in() -> None:

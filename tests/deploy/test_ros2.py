@@ -51,13 +51,37 @@ def speak(graph: Graph, **changes: Any) -> None:
     """One message of every stream."""
     graph.send("/camera/image_raw", "sensor_msgs/msg/Image", changes.get("image", image()))
     names = changes.get("joints", ["panda_finger_joint1", "panda_finger_joint2", "panda_joint1"])
-    header = image()["header"]
-    state = {"header": header, "name": names, "position": [0.04, -0.04, 1.0], "velocity": [], "effort": []}
-    graph.send("/joint_states", "sensor_msgs/msg/JointState", state)
-    turn = {"x": 1.0, "y": 0.0, "z": 0.0, "w": 0.0}
+    speak_of_joints(graph, names, [0.04, -0.04, 1.0])
+    turn = changes.get("turn", {"x": 1.0, "y": 0.0, "z": 0.0, "w": 0.0})
     place = {"x": 0.4, "y": 0.1, "z": 0.2}
-    pose = {"header": header, "pose": {"position": place, "orientation": turn}}
+    pose = {"header": image()["header"], "pose": {"position": place, "orientation": turn}}
     graph.send("/end_effector_pose", "geometry_msgs/msg/PoseStamped", pose)
+
+
+def speak_of_joints(graph: Graph, names: list[str], positions: list[float]) -> None:
+    header = image()["header"]
+    state = {"header": header, "name": names, "position": positions, "velocity": [], "effort": []}
+    graph.send("/joint_states", "sensor_msgs/msg/JointState", state)
+
+
+def joint_robot() -> Ros2Robot:
+    """Two joints that are sent to places, a gripper, no camera and no pose in use."""
+    names = ["q1", "q2", "grip"]
+    action = {
+        "names": names, "units": ["rad", "rad", "sign"], "low": [-3.0, -3.0, -1.0], "high": [3.0, 3.0, 1.0],
+        "frame": "joints", "mode": "absolute", "rotation": "none", "gripper": "1 closes", "rate_hz": 20.0,
+    }  # fmt: skip
+    axis = {"velocity": 1.0, "acceleration": 10.0, "jerk": 200.0}
+    limits = {"axes": {n: axis | {"position": {"of": f"{n}_rad", "low": -3.0, "high": 3.0}} for n in names[:2]}}
+    described = {
+        "cameras": {}, "proprio": {"q1_rad": "joint:panda_joint1", "q2_rad": "joint:panda_finger_joint1"},
+        "action": action, "pose_topic": "/end_effector_pose", "grippers": {"grip": "/grip"},
+        "command": {"kind": "trajectory", "topic": "/arm", "elements": {"q1": "panda_joint1", "q2": "b"}},
+    }  # fmt: skip
+    return Ros2Robot("arm", described, {**limits, "grippers": ["grip"]})
+
+
+JOINTS = ["panda_joint1", "panda_finger_joint1"]
 
 
 def speak_soon(graph: Graph, **changes: Any) -> None:
@@ -99,27 +123,8 @@ def test_actions_become_speeds_of_a_twist_that_ros_can_encode(graph: Graph, robo
 
 
 def test_joint_targets_become_a_trajectory_of_one_point(graph: Graph) -> None:
-    names = ["q1", "q2", "grip"]
-    action = {
-        "names": names, "units": ["rad", "rad", "sign"], "low": [-3.0, -3.0, -1.0], "high": [3.0, 3.0, 1.0],
-        "frame": "joints", "mode": "absolute", "rotation": "none", "gripper": "1 closes", "rate_hz": 20.0,
-    }  # fmt: skip
-    axis = {"velocity": 1.0, "acceleration": 10.0, "jerk": 200.0}
-    limits = {"axes": {n: axis | {"position": {"of": f"{n}_rad", "low": -3.0, "high": 3.0}} for n in names[:2]}}
-    described = {
-        "cameras": {}, "proprio": {"q1_rad": "joint:panda_joint1", "q2_rad": "joint:panda_finger_joint1"},
-        "action": action,
-        "command": {"kind": "trajectory", "topic": "/arm", "elements": {"q1": "panda_joint1", "q2": "b"}},
-    }  # fmt: skip
-    robot = Ros2Robot("arm", described, {**limits, "grippers": ["grip"]})
-    threading.Timer(
-        0.1,
-        lambda: graph.send(
-            "/joint_states", "sensor_msgs/msg/JointState",
-            {"header": image()["header"], "name": ["panda_joint1", "panda_finger_joint1"], "position": [0.5, 0.1],
-             "velocity": [], "effort": []},
-        ),
-    ).start()  # fmt: skip
+    robot = joint_robot()
+    threading.Timer(0.1, lambda: speak_of_joints(graph, JOINTS, [0.5, 0.1])).start()
     robot.connect()
     robot.write((0.51, 0.1, 0.0))
     message = golden("trajectory_msgs/msg/JointTrajectory", graph.published["/arm"][-1][1])
@@ -129,6 +134,54 @@ def test_joint_targets_become_a_trajectory_of_one_point(graph: Graph) -> None:
     robot.close()
     last = graph.published["/arm"][-1][1].points[0].positions
     assert all(map(math.isfinite, last))
+
+
+@pytest.mark.parametrize("rearmed", [False, True])
+def test_stopped_before_any_command_it_is_sent_nowhere(graph: Graph, rearmed: bool) -> None:
+    """Where commands are places, a command that nobody gave is a motion."""
+    robot = joint_robot()
+    threading.Timer(0.1, lambda: speak_of_joints(graph, JOINTS, [0.5, 0.1])).start()
+    robot.connect()
+    if rearmed:
+        robot.write((0.5, 0.1, 1.0))
+        robot.stop()
+        time.sleep(0.2)
+        robot.connect()
+        graph.published.clear()
+    robot.stop()
+    time.sleep(0.2)
+    assert robot.read().fault == "told to stop"
+    robot.write((0.6, 0.1, 1.0))
+    robot.close()
+    assert graph.published["/arm"] == graph.published["/grip"] == []
+
+
+def test_joints_are_as_old_as_the_oldest_in_use(graph: Graph) -> None:
+    robot = joint_robot()
+    threading.Timer(0.1, lambda: speak_of_joints(graph, JOINTS, [0.5, 0.1])).start()
+    robot.connect()
+    before = robot.read()
+    for names, positions in ((JOINTS[1:], [0.2]), (["another"], [1.0]), (JOINTS, [])):
+        speak_of_joints(graph, names, positions)
+    after = robot.read()
+    assert after.sense.proprio == (0.5, 0.2)
+    assert after.sense.received_s == before.sense.received_s
+    assert [proprio for _, proprio in after.past] == [(0.5, 0.1), (0.5, 0.2)]
+    speak_of_joints(graph, JOINTS[:1], [0.6])
+    assert robot.read().sense.received_s > before.sense.received_s
+    robot.close()
+
+
+def test_a_stream_that_is_not_in_use_is_not_waited_for_and_never_old(graph: Graph) -> None:
+    robot = joint_robot()
+    threading.Timer(0.1, lambda: speak_of_joints(graph, JOINTS, [0.5, 0.1])).start()
+    robot.connect()  # pose_topic is silent
+    robot.close()
+    poses = {name: source for name, source in CONFIG["graph"]["proprio"].items() if source.startswith("pose:")}
+    posed = Ros2Robot("arm", CONFIG["graph"] | {"proprio": poses}, CONFIG["limits"])
+    posed._join()
+    assert "/joint_states" not in graph.listeners
+    posed.close()
 
 
 def test_silence_brakes_and_latches_until_connected_again(graph: Graph, robot: Ros2Robot) -> None:
@@ -161,6 +214,7 @@ def test_silence_brakes_and_latches_until_connected_again(graph: Graph, robot: R
         ({"image": image("mono8")}, "sends mono8; allowed: rgb8"),
         ({"image": image(height=120)}, "120 x 240 px; agreed on were 240 x 240"),
         ({"image": image(cut=10)}, "no whole image"),
+        ({"turn": {"x": 0.0, "y": 0.0, "z": 0.0, "w": 0.0}}, r"pose \(/end_effector_pose\): a .* of length 0"),
     ],
 )
 def test_what_does_not_fit_is_named_at_connect(
@@ -196,7 +250,16 @@ def test_without_ros_the_message_says_where_it_comes_from(robot: Ros2Robot) -> N
         (("proprio", "finger_left_m"), "pose:up", "pose:<one of"),
         (("command", "elements"), ["dx"], "six elements"),
         (("command", "elements"), ["dx", "dy", "dz", "drx", "dry", "surprise"], "surprise: no element of the action"),
+        (("command", "elements"), ["dx", "dy", "dz", "drx", "dry", "dry"], "name each element of the action once"),
+        (("command", "elements"), ["dx", "dy", "dz", "drx", "dry", "gripper"], "name each element of the action once"),
         (("command", "kind"), "torque", "kind is twist"),
+        (("grippers",), {}, "command and grippers name dx, dy, dz, drx, dry, drz; name each element"),
+        (("action", "mode"), "absolute", "kind twist needs actions of mode delta, these are absolute"),
+        (
+            ("command",),
+            {"kind": "trajectory", "topic": "/x", "elements": {n: n for n in CONFIG["graph"]["action"]["names"][:6]}},
+            "kind trajectory needs actions of mode absolute, these are delta",
+        ),
         (("pose_topic",), None, "give pose_topic"),
         (("cameras", "agentview"), {"topic": "/x"}, "height"),
     ],
@@ -209,6 +272,12 @@ def test_a_mapping_that_makes_no_sense_is_refused(place: tuple[str, ...], value:
     inner[place[-1]] = value
     with pytest.raises(S2RobotError, match=message):
         Ros2Robot("arm", described, CONFIG["limits"])
+
+
+def test_what_moves_is_in_metres_or_radians() -> None:
+    command = CONFIG["graph"]["command"] | {"elements": ["dx", "dy", "dz", "drx", "dry", "gripper"]}
+    with pytest.raises(S2RobotError, match="unit 'sign' of an action is neither m nor rad"):
+        Ros2Robot("arm", CONFIG["graph"] | {"command": command, "grippers": {"drz": "/drz"}}, CONFIG["limits"])
 
 
 def test_rotation_columns_are_those_of_the_matrix() -> None:

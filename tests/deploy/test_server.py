@@ -164,6 +164,35 @@ def test_a_request_whose_budget_has_run_out_is_told_so(bundle: Path) -> None:
         assert json.loads(socket.recv(timeout=5))["message"] == "its budget ran out before it was its turn"
 
 
+@pytest.mark.parametrize("lost", ["superseded", "late"])
+def test_an_episode_begins_even_if_the_request_that_says_so_is_not_decided_on(bundle: Path, lost: str) -> None:
+    with serving(bundle, slow_s=1.0) as server, connect(url(server)) as socket:
+        socket.recv()
+        plain, memories = server.policy.chunk, []
+        server.policy.chunk = lambda *args: (memories.append(args[1]), plain(*args))[1]  # type: ignore[method-assign]
+        socket.send(request_frame(Request(seen(), id=1)))
+        time.sleep(0.3)
+        socket.send(request_frame(Request(seen(), id=2, reset=True, budget_ms=200.0)))
+        if lost == "late":
+            assert msgpack.unpackb(socket.recv(timeout=5))["id"] == 1
+            assert json.loads(socket.recv(timeout=5))["error"] == lost
+        socket.send(request_frame(Request(seen(), id=3)))
+        answers = [socket.recv(timeout=5) for _ in range(1 if lost == "late" else 3)]
+        assert msgpack.unpackb(answers[-1])["id"] == 3
+        assert len(memories) == 2
+        assert memories[0] is not memories[1]
+
+
+def test_no_web_page_takes_the_lease(bundle: Path) -> None:
+    with serving(bundle) as server:
+        for origin in ("http://evil.example", f"http://127.0.0.1:{server.port}", "null"):
+            with pytest.raises(InvalidStatus, match="403"):
+                connect(url(server), origin=origin)  # type: ignore[arg-type]
+        assert not health(server)["leased"]
+        with connect(url(server)) as socket:  # as the field's client and ours do
+            read_hello(socket.recv())
+
+
 def test_pings_are_answered_during_inference(bundle: Path) -> None:
     with serving(bundle, slow_s=2.0) as server, connect(url(server)) as socket:
         socket.recv()

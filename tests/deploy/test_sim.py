@@ -9,30 +9,39 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from s2robot.cli.main import main
-from s2robot.configs import choice
+from s2robot.configs import choice, compose
+from s2robot.deploy import session
 from s2robot.deploy.bundle import read_manifest
 from s2robot.deploy.log import EventEntry, LogReader, PictureEntry, TickEntry
 from s2robot.deploy.replay import replay
 from s2robot.deploy.robots.interface import RobotLost
+from s2robot.deploy.robots.recorded import RecordedRobot
 from s2robot.deploy.robots.sim import SimRobot
+from s2robot.deploy.robots.sim_process import NOTED
 from s2robot.deploy.session import goal_of
 from s2robot.envs import make_task
 from s2robot.envs.realtime import RealTimeTask
 from s2robot.envs.task import ACTION_SPEC, PROPRIO_NAMES
 from s2robot.errors import S2RobotError
 from s2robot.types import CameraSpec, ObservationSpec
+from tests.deploy.fake_robot import FakeRobot
+from tests.deploy.plans import limits
+from tests.deploy.test_control import loop_of, run
 from tests.deploy.tiny_bundle import write_bundle
 
 PX = 48
 TASK = {**choice("task", "lift"), "frame_px": PX, "cameras": ["agentview"]}
 LIMITS = choice("robot", "sim")["limits"]
+PATIENT = ["robot.limits.clamped_ticks=1000", "robot.limits.age_s=1.0"]  # on a busy machine much is late
 ROOT = Path(__file__).parents[2]
 
 
@@ -177,8 +186,66 @@ def test_faults_of_sensors_do_what_they_say(robot: SimRobot) -> None:
         values.append(robot.read().sense.proprio[0])
         time.sleep(0.02)
     assert 0.02 < np.std(values) < 0.1
-    with pytest.raises(S2RobotError, match="unknown fault 'gremlins'"):
-        robot.set_faults(gremlins=True)
+
+
+@pytest.mark.parametrize(
+    ("faults", "message"),
+    [
+        ({"gremlins": True}, "unknown fault 'gremlins'; known: cut, "),
+        ({"frozen": "agentwiev"}, "unknown camera 'agentwiev'; known: agentview; did you mean 'agentview'"),
+        ({"stuck_joint": "elbow"}, "faults: stuck_joint: .* valid integer"),
+        ({"stuck_joint": 7}, "stuck_joint is 0 to 6, 7 came"),
+        ({"cut": "no"}, "faults: cut: .* valid boolean"),
+        ({"drop_frames": 1.5}, "drop_frames is 0 to 1"),
+    ],
+)
+def test_a_fault_that_does_not_exist_is_named(robot: SimRobot, faults: dict[str, Any], message: str) -> None:
+    with pytest.raises(S2RobotError, match=message):
+        robot.set_faults(**faults)
+
+
+def test_faults_of_the_configuration_begin_with_the_first_connection() -> None:
+    robot = SimRobot(TASK, LIMITS, faults={"stuck_joint": 1, "stopped": "agentview"})
+    robot.connect()
+    robot.start_episode(20000)
+    robot.connect()
+    before = robot.read()
+    drive(robot, [0.0, 0.0, 0.8, 0.0, 0.0, 0.0, 0.0], 10)
+    after = robot.read()
+    assert after.sense.cameras["agentview"].counter <= before.sense.cameras["agentview"].counter + 1  # under way
+    moved = [abs(after.extra[f"joint_{i}_rad"] - before.extra[f"joint_{i}_rad"]) for i in range(7)]
+    assert moved[1] < 0.005 < 0.02 < max(moved)
+    robot.close()
+
+
+def test_a_cable_that_is_cut_from_the_beginning_shows_the_beginning() -> None:
+    robot = SimRobot(TASK, LIMITS, faults={"cut": True})
+    robot.connect()
+    received_s = robot.read().sense.received_s
+    robot.start_episode(20001)
+    begun = robot.read()
+    assert begun.sense.received_s > received_s
+    time.sleep(0.3)
+    assert robot.read().sense == begun.sense
+    robot.close()
+
+
+def test_the_journal_keeps_the_latest(robot: SimRobot) -> None:
+    for _ in range(NOTED + 50):
+        robot.write([0.0] * 7)
+    assert len(robot.journal()) == NOTED
+    assert len(robot.journal()) < 50
+
+
+def test_a_recorded_run_is_done_at_its_last_tick_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    run(loop_of(tmp_path, FakeRobot()))
+    robot = RecordedRobot(str(tmp_path / "run.mcap"))
+    info = robot.connect()
+    assert not robot.read().done
+    until(lambda: robot.read().done)
+    time.sleep(1.2)
+    assert robot.connect() == info
+    assert robot.read().done
 
 
 def test_a_cut_cable_lets_nothing_through_and_the_arm_brakes(robot: SimRobot) -> None:
@@ -236,7 +303,7 @@ def control(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_the_first_run_is_dry_and_the_second_moves(
     panda_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"bundle={panda_bundle}", "episode=20000", "duration_s=2.5", "robot.limits.clamped_ticks=1000"]
+    words = [f"bundle={panda_bundle}", "episode=20000", "duration_s=4", *PATIENT]
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert main(["control", *words, f"log={tmp_path}/no.mcap", "armed=true"]) == 2
     assert "has not been run dry" in capsys.readouterr().err
@@ -255,14 +322,16 @@ def test_the_first_run_is_dry_and_the_second_moves(
     assert replay(tmp_path / "armed.mcap").exact
     assert main(["control", *words, f"log={tmp_path}/armed.mcap", "armed=true"]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
-    recorded = ["robot=replay", f"robot.path={tmp_path}/armed.mcap", f"log={tmp_path}/again.mcap", "duration_s=1"]
+    recorded = ["robot=replay", f"robot.path={tmp_path}/armed.mcap", f"log={tmp_path}/again.mcap"]
     assert main(["control", f"bundle={panda_bundle}", *recorded]) == 0
     again = LogReader(tmp_path / "again.mcap")
     assert again.about["robot"].startswith("record of ")
     assert again.plan.limits == LogReader(tmp_path / "armed.mcap").plan.limits
     seen = [entry.sense.proprio for entry in again.entries() if isinstance(entry, TickEntry)]
-    assert len(seen) == 20
+    assert len(seen) >= 20
     assert set(seen) <= {tick.sense.proprio for tick in ticks}
+    stops = [entry.text for entry in again.entries() if isinstance(entry, EventEntry)]
+    assert stops == ["done"]
 
 
 def test_sigterm_brakes_stands_and_ends(panda_bundle: Path, tmp_path: Path) -> None:
@@ -287,12 +356,32 @@ def test_sigterm_brakes_stands_and_ends(panda_bundle: Path, tmp_path: Path) -> N
     assert [(event.kind, event.text) for event in events] == [("stop", "SIGTERM")]
 
 
+def test_a_dry_run_that_decided_nothing_unlocks_nothing(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = FakeRobot()
+    robot.freeze()
+    monkeypatch.setattr(session, "robot_of", lambda *_: robot)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    config: Any = OmegaConf.to_container(compose("control", [f"bundle={bundle}", f"log={tmp_path}/dry.mcap"]))
+    config |= {"robot": {"limits": asdict(limits())}, "goal": {"left": 1}, "duration_s": 2.5}
+    summary = session.control(config)
+    assert summary.ticks == summary.held >= 50
+    assert summary.fault is None
+    with pytest.raises(S2RobotError, match="at least 40 ticks that are not held"):
+        session.control(config | {"armed": True, "log": str(tmp_path / "armed.mcap")})
+    assert robot.written == []
+
+
 def test_a_goal_is_given_or_the_episodes_own(bundle: Path) -> None:
     manifest = read_manifest(bundle)  # its goals are left and right
     assert goal_of({"goal": None, "episode": 20000}, manifest) is None
     given = goal_of({"goal": {"right": 1}, "episode": 20000}, manifest)
     assert given is not None
     assert given.tolist() == [0.0, 1.0]
+    for wrong in ("left", {"left": "x"}, {"left": True}, {"left": float("nan")}):
+        with pytest.raises(S2RobotError, match="give a number"):
+            goal_of({"goal": wrong, "episode": None}, manifest)
     with pytest.raises(S2RobotError, match=r"has to be told what to do: goal=\{left: 1\}"):
         goal_of({"goal": None, "episode": None}, manifest)
 
@@ -306,8 +395,21 @@ def test_a_goal_is_given_or_the_episodes_own(bundle: Path) -> None:
         (["log=x.mcap", "server=ws://127.0.0.1:9"], "needs identity="),
         (["log=x.mcap", "bundle=BUNDLE", "goal={goal_red: 1}"], "unknown goal 'goal_red'"),
         (["log=x.mcap", "bundle=BUNDLE", "robot.limits=null"], "names no limits"),
-        (["log=x.mcap", "bundle=BUNDLE", "server=null", "every=99"], "every=99: give 1 to 8"),
+        (
+            ["log=x.mcap", "bundle=BUNDLE", "server=null", "every=99"],
+            "every=99: give a whole number of ticks",
+        ),
         (["log=x.mcap", "server=ws://127.0.0.1:9", "identity=BUNDLE"], "no policy server answers"),
+        (["log=x.mcap", "bundle=BUNDLE", "armed=no"], "armed=no: give true or false"),
+        (["log=x.mcap", "bundle=BUNDLE", "overlap=off"], "overlap=off: give true or false"),
+        (["log=x.mcap", "bundle=BUNDLE", "pictures=0"], "pictures=0: give true or false"),
+        (["log=x.mcap", "bundle=BUNDLE", "every=abc"], "every=abc: give a whole number of ticks from 1 to 8"),
+        (["log=x.mcap", "bundle=BUNDLE", "every=1.5"], "every=1.5: give a whole number of ticks from 1 to 8"),
+        (["log=x.mcap", "bundle=BUNDLE", "blend=x"], "blend=x: give a whole number, 0 or more"),
+        (["log=x.mcap", "bundle=BUNDLE", "threads=null"], "threads=None: give a whole number, 0 or more"),
+        (["log=x.mcap", "bundle=BUNDLE", "episode=-1"], "episode=-1: give a whole number, 0 or more"),
+        (["log=x.mcap", "bundle=BUNDLE", "duration_s=5s"], "duration_s=5s: give seconds as a number above 0"),
+        (["log=x.mcap", "bundle=BUNDLE", "timeout_s=inf"], "timeout_s=inf: give seconds as a number above 0"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_line(

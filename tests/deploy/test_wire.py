@@ -92,6 +92,7 @@ def array(**changes: Any) -> dict[bytes, Any]:
         (array(data=bytes(11)), "12 bytes"),
         (array(data="text"), "12 bytes"),
         (array(data=np.array([0, np.nan, 0], "<f4").tobytes()), "not finite"),
+        (array(dtype="<f8", data=np.array([0, 1e300, 0], "<f8").tobytes()), "not finite"),
         (array(shape=[4], data=bytes(16)), r"float32 \(4,\)"),
         ({b"__npgeneric__": True, b"data": "x", b"dtype": "<f4"}, "no number"),
         (3.0, "none came"),

@@ -108,7 +108,7 @@ def test_an_episode_of_a_random_policy_does_not_depend_on_which_others_run(
         seen.append(agent.chunks)  # type: ignore[attr-defined]
     together, alone = seen
     assert {seed for seed, _ in together} == {20000, 20001, 20002}
-    assert len(alone) == 3  # decisions: 24 steps, eight at a time
+    assert len(alone) == 6  # decisions: 24 steps, four at a time
     for key, chunk in alone.items():
         np.testing.assert_array_equal(together[key], chunk)
     assert not np.array_equal(together[20000, 0], together[20001, 0])

@@ -105,6 +105,7 @@ GATE_FAULTS = CHUNK_FAULTS | SENSE_FAULTS | OTHER_FAULTS
 
 def gate_fault(plan: Plan, kind: str, rng: np.random.Generator) -> Verdict:
     """One run of the brain on a robot that does as it is told, with one fault from a random tick on for a while.
+    Proprioception is a few ticks old throughout, as old as is still used.
 
     `plan` commands deltas. Every command has to be finite and inside limits, the place too unless what is measured of
     it is wrong, and after a latch nothing may move once it stands.
@@ -115,6 +116,8 @@ def gate_fault(plan: Plan, kind: str, rng: np.random.Generator) -> Verdict:
     for axis in gate.axes:
         if axis.measured is not None:
             place[axis.measured] = axis.low + (axis.high - axis.low) * rng.random()
+    lag = int(rng.integers(max(1, int(plan.limits.age_s * plan.action.rate_hz))))  # ticks
+    readings: list[Sense] = []
     begins = int(rng.integers(*BEGINS))
     ends = begins + int(rng.integers(*LASTS))
     low, high = np.array(plan.action.low), np.array(plan.action.high)
@@ -124,7 +127,8 @@ def gate_fault(plan: Plan, kind: str, rng: np.random.Generator) -> Verdict:
     for tick in range(TICKS):
         now_s = 1000.0 + tick * period_s
         sights = {camera: Sight(tick + 2, now_s, now_s, tick + 2) for camera in gate.cameras}
-        sense = Sense(tuple(place.tolist()), now_s, sights)
+        readings.append(Sense(tuple(place.tolist()), now_s, {}))
+        sense = readings[max(tick - lag, 0)]._replace(cameras=sights)
         brain = brain or Brain(plan, sense)
         chunk = (low + (high - low) * rng.random(gate.chunk)).astype(np.float32)
         moment = Moment(now_s, sense, brain.buffer.tick, chunk, now_s)

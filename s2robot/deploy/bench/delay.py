@@ -23,11 +23,15 @@ HEADROOM_S = 0.1  # of the age limit over the delay
 def bench_delay(bench: Bench, threads: int) -> list[dict[str, Any]]:
     """One row per delay: overlapped and not, the age limit raised by the delay; and overlapped with the default limit.
 
-    Rows that were measured before are kept (`delay.json` in the bench's folder). Draws `delay.png` beside it.
+    Rows of the same bundle, seeds and limits that were measured before are kept (`delay.json` in the bench's folder);
+    those of others stay in the file. Draws `delay.png` beside it.
     """
     policy = BundlePolicy(bench.bundle, threads=threads)
     path = bench.out / "delay.json"
-    rows: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    known: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    what = _what(bench, policy)
+    rows = [row for row in known if what.items() <= row.items()]
+    others = [row for row in known if row not in rows]
     for delay_ms in DELAYS_MS:
         for overlap, raised in ((True, True), (False, True), (True, False)):
             wanted = {"delay_ms": delay_ms, "overlap": overlap, "age_limit": "raised" if raised else "default"}
@@ -39,10 +43,20 @@ def bench_delay(bench: Bench, threads: int) -> list[dict[str, Any]]:
             found = summarise(real_time(bench, policy, decider, setting, label))
             k, n = found["success"]["k"], found["success"]["n"]
             interval = wilson(k, n)
-            rows.append({**wanted, "wilson95": [interval.low, interval.high], **found})
-            write_json(path, rows)
+            rows.append({**what, **wanted, "wilson95": [interval.low, interval.high], **found})
+            write_json(path, others + rows)
     write_atomic(bench.out / "delay.png", plot(rows))
     return rows
+
+
+def _what(bench: Bench, policy: BundlePolicy) -> dict[str, Any]:
+    """What a row was measured of, in plain JSON types."""
+    return {
+        "checkpoint_sha256": policy.identity.checkpoint_sha256,
+        "precision": policy.manifest.precision,
+        "seeds": list(bench.seeds),
+        "limits": bench.robot["limits"],
+    }
 
 
 def as_text(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -47,10 +47,8 @@ def bench_latency(
     torch.set_num_threads(threads)
     path, manifest = open_checkpoint(checkpoint)
     agents = {f"torch {dtype}": _agent(path, manifest, dtype) for dtype in ("float32", "bfloat16")}
-    ported = {
-        f"onnxruntime {policy.manifest.precision}": policy
-        for policy in (BundlePolicy(b, threads=threads) for b in bundles)
-    }
+    policies = {bundle: BundlePolicy(bundle, threads=threads) for bundle in bundles}
+    ported = {f"onnxruntime {policy.manifest.precision} ({bundle})": policy for bundle, policy in policies.items()}
     fraction = float(manifest["recipe"]["validation_fraction"])
     seen = recorded_states(EpisodeStore(store), states, fraction, held_out=True)
     decide: dict[str, Callable[[Observation], np.ndarray]] = {
@@ -90,9 +88,11 @@ def bench_latency(
 
 def as_text(rows: Sequence[LatencyRow]) -> list[str]:
     """A table."""
-    head = f"{'runtime':22} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'action mean':>12} {'worst':>9}"
+    width = max([22, *(len(r.runtime) for r in rows)])
+    head = f"{'runtime':{width}} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'action mean':>12} {'worst':>9}"
     return [head] + [
-        f"{r.runtime:22} {r.p50_ms:8.1f} {r.p95_ms:8.1f} {r.p99_ms:8.1f} {r.action_mean:12.2g} {r.action_worst:9.2g}"
+        f"{r.runtime:{width}} {r.p50_ms:8.1f} {r.p95_ms:8.1f} {r.p99_ms:8.1f} {r.action_mean:12.2g} "
+        f"{r.action_worst:9.2g}"
         for r in rows
     ]
 

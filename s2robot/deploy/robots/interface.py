@@ -40,7 +40,8 @@ class Reading:
 
     `past` are the latest readings of proprioception, oldest first, each with its arrival (s, local monotonic), so that
     a picture can be seen together with what was measured when it was taken. `fault` is what the robot's own side has
-    latched, empty for nothing; `done` whether it knows the task to be solved, which only a simulated one does.
+    latched, empty for nothing; `done` whether it knows that the run is over: a simulated one that the task is solved, a
+    recorded one that there is no more of it.
     """
 
     images: Mapping[str, UInt8[np.ndarray, "h w 3"]]

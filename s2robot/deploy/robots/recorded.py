@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from s2robot.deploy.log import LogReader, PictureEntry, TickEntry
-from s2robot.deploy.robots.interface import Reading, RobotInfo, RobotLost
+from s2robot.deploy.robots.interface import Reading, RobotInfo
 from s2robot.errors import S2RobotError
 
 
@@ -32,9 +32,17 @@ class RecordedRobot:
         self._ticks: list[TickEntry] = []
         self._pictures: list[dict[str, PictureEntry]] = []
         self._start_s = 0.0
+        self._info: RobotInfo | None = None
 
     def connect(self) -> RobotInfo:
-        """Read the log; the first reading is that of the first tick that had seen a picture of every camera."""
+        """Read the log; the first reading is that of the first tick that had seen a picture of every camera. Connecting
+        again goes on from where it is.
+        """
+        if self._info is None:
+            self._info = self._begin()
+        return self._info
+
+    def _begin(self) -> RobotInfo:
         log = LogReader(self._path)
         shown: dict[str, PictureEntry] = {}
         for entry in log.entries():
@@ -49,18 +57,16 @@ class RecordedRobot:
         return RobotInfo(f"record of {log.about.get('robot', 'a robot')}", log.plan.observation, log.plan.action)
 
     def read(self) -> Reading:
-        """What was read at this moment of the run. Raises RobotLost at its end."""
+        """What was read at this moment of the run; done from its last tick on."""
         since_s = time.monotonic() - self._start_s
         first_s = self._ticks[0].now_s
         place = bisect_right(self._ticks, first_s + since_s, key=lambda entry: entry.now_s) - 1
-        if first_s + since_s > self._ticks[-1].now_s + 1.0:
-            raise RobotLost(f"{self._path} has come to its end")
         entry, shift_s = self._ticks[max(place, 0)], self._start_s - first_s
         sense = entry.sense
         cameras = {n: s._replace(received_s=s.received_s + shift_s) for n, s in sense.cameras.items()}
         moved = sense._replace(received_s=sense.received_s + shift_s, cameras=cameras)
         images: dict[str, np.ndarray] = {n: p.decode() for n, p in self._pictures[max(place, 0)].items()}
-        return Reading(images, moved)
+        return Reading(images, moved, done=place == len(self._ticks) - 1)
 
     def write(self, command: Sequence[float]) -> None:
         """Kept in `written`."""

@@ -9,11 +9,12 @@ Dims: h w frame (px).
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from s2robot.types import ActionSpec, CameraSpec, ObservationSpec
 
 PAST = 500  # readings of proprioception that are kept
 FIRST_S = 10.0  # to wait for the first message of every stream
+NORM_TOLERANCE = 0.01  # of a quaternion; one that nobody filled in is all zeros
 POSE = (*(f"pos_{axis}_m" for axis in "xyz"), *(f"rot6d_{i}" for i in range(6)))
 CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0)}
 
@@ -46,7 +48,8 @@ class Camera:
 @dataclass(frozen=True)
 class Command:
     """What is published: `twist` (geometry_msgs/TwistStamped for MoveIt Servo: `elements` are vx vy vz wx wy wz) or
-    `trajectory` (trajectory_msgs/JointTrajectory with one point: `elements` maps an action element to its joint).
+    `trajectory` (trajectory_msgs/JointTrajectory with one point: `elements` maps an action element to its joint). A
+    twist takes displacements (mode delta), a trajectory takes places (mode absolute).
     """
 
     kind: str
@@ -69,7 +72,7 @@ class Graph:
     Args:
         cameras: camera of the policy -> its topic.
         proprio: every element in order -> where it comes from: `joint:<name>`, or `pose:<part>` with a part of POSE.
-        action: what the robot is commanded in.
+        action: what the robot is commanded in; every element goes out once, with `command` or with `grippers`.
         command: how motion is published.
         grippers: action element -> topic of std_msgs/Float64.
         joint_topic: of sensor_msgs/JointState.
@@ -96,6 +99,17 @@ class Graph:
         unknown = {*self.command.elements, *self.grippers} - {*self.action.names}
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))}: no element of the action ({', '.join(self.action.names)})")
+        named = [*self.command.elements, *self.grippers]
+        if sorted(named) != sorted(self.action.names):
+            raise ValueError(
+                f"command and grippers name {', '.join(named)}; name each element of the action once: "
+                f"{', '.join(self.action.names)}"
+            )
+        mode = {"twist": "delta", "trajectory": "absolute"}[self.command.kind]
+        if self.action.mode != mode:
+            raise ValueError(f"kind {self.command.kind} needs actions of mode {mode}, these are {self.action.mode}")
+        for name in self.command.elements:
+            unit_scale(self.action.units[self.action.names.index(name)])  # raises for what is neither m nor rad
 
 
 class Ros2Robot:
@@ -116,9 +130,7 @@ class Ros2Robot:
         self._lock = threading.Lock()
         self._images: dict[str, np.ndarray] = {}
         self._sights: dict[str, Sight] = {}
-        self._joints: dict[str, float] = {}
-        self._pose: dict[str, float] = {}
-        self._received_s: dict[str, float] = {}
+        self._measured: dict[str, tuple[float, float]] = {}  # source as in `proprio` -> value, arrival (s)
         self._past: deque[tuple[float, tuple[float, ...]]] = deque(maxlen=PAST)
         self._wrong = ""
         self._node: Any = None
@@ -146,7 +158,9 @@ class Ros2Robot:
                 raise RobotLost(f"{self.name} has left the graph")
             if self._wrong:
                 raise RobotLost(f"{self.name}: {self._wrong}")
-            sense = Sense(self._proprio(), min(self._received_s.values(), default=0.0), dict(self._sights))
+            arrivals_s = [self._measured[source][1] for source in self.graph.proprio.values()]
+            oldest_s = min(arrivals_s, default=time.monotonic())  # nothing is old where nothing is measured
+            sense = Sense(self._proprio(), oldest_s, dict(self._sights))
             return Reading(dict(self._images), sense, tuple(self._past), self.watchdog.fault)
 
     def write(self, command: Sequence[float]) -> None:
@@ -197,8 +211,9 @@ class Ros2Robot:
         node = rclpy.create_node("s2robot")
         for camera, stream in self.graph.cameras.items():
             node.create_subscription(Image, stream.topic, self._image_handler(camera), qos_profile_sensor_data)
-        node.create_subscription(JointState, self.graph.joint_topic, self._take_joints, qos_profile_sensor_data)
-        if self.graph.pose_topic is not None:
+        if self._uses("joint"):
+            node.create_subscription(JointState, self.graph.joint_topic, self._take_joints, qos_profile_sensor_data)
+        if self._uses("pose"):
             node.create_subscription(PoseStamped, self.graph.pose_topic, self._take_pose, qos_profile_sensor_data)
         out = TwistStamped if self.graph.command.kind == "twist" else JointTrajectory
         self._publisher = node.create_publisher(out, self.graph.command.topic, 1)
@@ -245,42 +260,49 @@ class Ros2Robot:
         return take
 
     def _take_joints(self, message: Any) -> None:
-        with self._lock:
-            self._joints.update(zip(message.name, map(float, message.position), strict=False))
-            self._received_s["joints"] = time.monotonic()
-            self._past.append((self._received_s["joints"], self._proprio()))
+        self._take("joint", dict(zip(message.name, map(float, message.position), strict=False)))
 
     def _take_pose(self, message: Any) -> None:
         place, turn = message.pose.position, message.pose.orientation
-        x, y = rotation_columns(turn.x, turn.y, turn.z, turn.w)
+        try:
+            x, y = rotation_columns(turn.x, turn.y, turn.z, turn.w)
+        except S2RobotError as error:
+            with self._lock:
+                self._wrong = f"pose ({self.graph.pose_topic}): {error}"
+            return
+        self._take("pose", dict(zip(POSE, (place.x, place.y, place.z, *x, *y), strict=True)))
+
+    def _take(self, kind: str, values: Mapping[str, float]) -> None:
+        """Each value with its own arrival: several nodes may speak on one topic, each of its own joints."""
+        now_s, wanted = time.monotonic(), set(self.graph.proprio.values())
         with self._lock:
-            self._pose = dict(zip(POSE, (place.x, place.y, place.z, *x, *y), strict=True))
-            self._received_s["pose"] = time.monotonic()
-            self._past.append((self._received_s["pose"], self._proprio()))
+            came = {f"{kind}:{part}": (value, now_s) for part, value in values.items()}
+            self._measured.update(came)
+            if wanted & came.keys() and wanted <= self._measured.keys():
+                self._past.append((now_s, self._proprio()))
 
     def _missing(self) -> str:
         with self._lock:
             if self._wrong:
                 return self._wrong
             silent = [f"{c} ({s.topic})" for c, s in self.graph.cameras.items() if c not in self._images]
-            if self.graph.pose_topic is not None and not self._pose:
+            joints = _parts("joint", self._measured)
+            if self._uses("pose") and not _parts("pose", self._measured):
                 silent.append(f"pose ({self.graph.pose_topic})")
-            if not self._joints and any(source.startswith("joint:") for source in self.graph.proprio.values()):
+            if self._uses("joint") and not joints:
                 silent.append(f"joints ({self.graph.joint_topic})")
             if silent:
                 return f"nothing came of {', '.join(silent)} within {FIRST_S:g} s; are the topics right?"
-            wanted = [source.partition(":")[2] for source in self.graph.proprio.values() if source.startswith("joint:")]
-            unknown = sorted(set(wanted) - self._joints.keys())
+            unknown = sorted({*_parts("joint", self.graph.proprio.values())} - {*joints})
             if unknown:
-                return f"no joint {', '.join(unknown)} in {self.graph.joint_topic}; it has {', '.join(self._joints)}"
+                return f"no joint {', '.join(unknown)} in {self.graph.joint_topic}; it has {', '.join(joints)}"
             return ""
 
-    def _proprio(self) -> tuple[float, ...]:
-        return tuple(self._measured(source) for source in self.graph.proprio.values())
+    def _uses(self, kind: str) -> bool:
+        return bool(_parts(kind, self.graph.proprio.values()))
 
-    def _measured(self, source: str) -> float:
-        kind, _, part = source.partition(":")
-        return (self._joints if kind == "joint" else self._pose).get(part, float("nan"))
+    def _proprio(self) -> tuple[float, ...]:
+        return tuple(self._measured[source][0] for source in self.graph.proprio.values())
 
     # What goes out.
 
@@ -310,6 +332,10 @@ class Ros2Robot:
             publisher.publish(grip)
 
 
+def _parts(kind: str, sources: Iterable[str]) -> list[str]:
+    return [source.removeprefix(f"{kind}:") for source in sources if source.startswith(f"{kind}:")]
+
+
 def picture_of(message: Any, camera: str, stream: Camera) -> UInt8[np.ndarray, "h w 3"]:
     """RGB of a sensor_msgs/Image. Raises S2RobotError for another size or encoding than was agreed on."""
     if message.encoding not in CHANNELS:
@@ -333,7 +359,10 @@ def picture_of(message: Any, camera: str, stream: Camera) -> UInt8[np.ndarray, "
 def rotation_columns(
     x: float, y: float, z: float, w: float
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """The first two columns of a unit quaternion's rotation matrix."""
+    """The first two columns of a unit quaternion's rotation matrix. Raises S2RobotError where it is none."""
+    norm = math.hypot(x, y, z, w)
+    if not abs(norm - 1) <= NORM_TOLERANCE:  # nor where it is not finite
+        raise S2RobotError(f"a quaternion of length {norm:g} came; give one of length 1")
     first = (1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w))
     second = (2 * (x * y - z * w), 1 - 2 * (x * x + z * z), 2 * (y * z + x * w))
     return first, second

@@ -38,7 +38,7 @@ class SimRobot:
         camera_hz: rate of every camera.
         state_hz: rate of proprioception.
         camera_latency_s: from the state that a picture shows to its arrival: what drawing takes on this machine.
-        faults: see `sim_process.Faults`.
+        faults: see `sim_process.Faults`; they begin once it is connected.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class SimRobot:
     ) -> None:
         self._config = {
             "task": dict(task), "limits": dict(limits), "seed": seed, "camera_hz": camera_hz, "state_hz": state_hz,
-            "faults": dict(faults or {}),
         }  # fmt: skip
+        self._faults = dict(faults or {})
         self._camera_latency_s = camera_latency_s
         self._past: deque[tuple[float, tuple[float, ...]]] = deque(maxlen=round(PAST_S * state_hz))
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,8 +73,11 @@ class SimRobot:
     # A robot.
 
     def connect(self) -> RobotInfo:
-        """Start the process if need be, clear its watchdog. Raises S2RobotError while it still brakes."""
-        if self._process is None:
+        """Start the process if need be, clear its watchdog. Raises S2RobotError while it still brakes, and for faults
+        that do not exist.
+        """
+        started = self._process is None
+        if started:
             self._start()
         assert self._info is not None
         answer = self._ask("arm")
@@ -86,6 +89,8 @@ class SimRobot:
             if not self._arrived.wait_for(lambda: self._lost or (self._state and cameras <= self._images.keys()), 10):
                 raise RobotLost("the simulated robot sends nothing")
             self._require_there()
+        if started:
+            self.set_faults(**self._faults)
         return self._info
 
     def read(self) -> Reading:

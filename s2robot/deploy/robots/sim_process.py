@@ -17,8 +17,9 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -27,12 +28,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from s2robot.deploy.limits import axes_of, parse_limits
+from s2robot.deploy.parse import parse
 from s2robot.deploy.robots.link import Link
 from s2robot.deploy.robots.watchdog import Watchdog
 from s2robot.errors import S2RobotError, unknown_name
 from s2robot.gl import select_gl_backend
 
 NOISY_VALUES = 32  # of a picture
+JOINTS = 7  # of the arm
+NOTED = 10_000  # latest entries of the journal: over eight minutes at 20 Hz; a scenario of the benches takes seconds
 MOST_LAG_S = 0.25  # a process that was stopped goes on from here, it does not race to catch up
 
 
@@ -47,7 +51,7 @@ class Faults:
         drop_frames: share of camera frames that are lost.
         frozen: a camera that goes on counting but shows an old picture.
         stopped: a camera that sends nothing any more.
-        stuck_joint: of the arm.
+        stuck_joint: of the arm, 0 to 6.
         cut: the cable: nothing comes out any more, and nothing gets in.
     """
 
@@ -60,12 +64,21 @@ class Faults:
     stuck_joint: int | None = None
     cut: bool = False
 
-    def changed(self, changes: Mapping[str, Any]) -> Faults:
-        """Raises S2RobotError for a fault that does not exist."""
+    def __post_init__(self) -> None:
+        if min(self.proprio_noise, self.latency_s, self.jitter_s, self.drop_frames) < 0 or self.drop_frames > 1:
+            raise ValueError("proprio_noise, latency_s and jitter_s are 0 or more, drop_frames is 0 to 1")
+        if self.stuck_joint is not None and not 0 <= self.stuck_joint < JOINTS:
+            raise ValueError(f"stuck_joint is 0 to {JOINTS - 1}, {self.stuck_joint} came")
+
+    def changed(self, changes: Mapping[str, Any], cameras: Iterable[str]) -> Faults:
+        """Raises S2RobotError for a fault, or a camera, that does not exist, and for values of another kind."""
         for name in changes:
             if name not in asdict(self):
                 raise unknown_name("fault", name, asdict(self))
-        return replace(self, **changes)
+        faults = parse(Faults, {**asdict(self), **changes}, "faults", "see docs/deployment.md, robot=sim")
+        for camera in {faults.frozen, faults.stopped} - {None, *cameras}:
+            raise unknown_name("camera", str(camera), cameras)
+        return faults
 
 
 @dataclass
@@ -132,8 +145,8 @@ class SimProcess:
         self._photographer.start()
         self.state_period_s = 1.0 / float(config["state_hz"])
         self.rng = np.random.default_rng(int(config["seed"]))
-        self.faults = Faults().changed(config.get("faults", {}))
-        self.journal: list[dict[str, Any]] = []
+        self.faults = Faults()
+        self.journal: deque[dict[str, Any]] = deque(maxlen=NOTED)
         self._outbox: list[tuple[float, int, dict[str, Any]]] = []
         self._order = count()
         self._state_due_s = 0.0
@@ -189,8 +202,8 @@ class SimProcess:
         elif kind == "faults":
             self._set_faults(message)
         elif kind == "journal":
-            self._reply(message, {"journal": json.dumps(self.journal)})
-            self.journal = []
+            self._reply(message, {"journal": json.dumps(list(self.journal))})
+            self.journal.clear()
 
     def _command(self, action: np.ndarray, now_s: float) -> None:
         accepted = self.watchdog.command(action.tolist(), now_s)
@@ -213,6 +226,7 @@ class SimProcess:
 
     def _reset(self, message: dict[str, Any]) -> None:
         state = self.world.reset(int(message["seed"]))
+        self.world.stick(self.faults.stuck_joint)  # the world was made anew
         self._done, self.watchdog = False, self._new_watchdog()
         now_s = time.monotonic()
         for camera in self.cameras.values():
@@ -224,8 +238,8 @@ class SimProcess:
 
     def _set_faults(self, message: dict[str, Any]) -> None:
         try:
-            self.faults = self.faults.changed(json.loads(message["faults"]))
-        except (S2RobotError, ValueError, TypeError) as error:
+            self.faults = self.faults.changed(json.loads(message["faults"]), self.cameras)
+        except S2RobotError as error:
             self._reply(message, {"error": str(error)})
             return
         self.world.stick(self.faults.stuck_joint)
@@ -280,7 +294,6 @@ class SimProcess:
                 waiting.discard(frame["camera"])
                 self._post_frame(frame, at_once=True)
         self._post(self._state(), at_once=True)
-        self._send_due()
 
     def _state(self) -> dict[str, Any]:
         observation = self.world.task.observe(())
@@ -301,7 +314,10 @@ class SimProcess:
         }
 
     def _post(self, message: dict[str, Any], at_once: bool = False) -> None:
-        late_s = 0.0 if at_once else self.faults.latency_s + self.faults.jitter_s * float(self.rng.random())
+        if at_once:  # past the faults: a late or cut line would leave the loop in the episode before
+            self.link.send(message)
+            return
+        late_s = self.faults.latency_s + self.faults.jitter_s * float(self.rng.random())
         heappush(self._outbox, (time.monotonic() + late_s, next(self._order), message))
 
     def _send_due(self) -> None:

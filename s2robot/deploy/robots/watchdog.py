@@ -31,7 +31,7 @@ class Watchdog:
         self.fault = ""
         self._last_s = math.inf  # no command yet: nothing to watch
         self._braked_s = 0.0
-        self._command: tuple[float, ...] = (0.0,) * size
+        self._command: tuple[float, ...] | None = None  # the last one that was accepted
         self._states: tuple[AxisState, ...] = (REST,) * len(axes)
 
     def command(self, action: Sequence[float], now_s: float) -> bool:
@@ -43,16 +43,17 @@ class Watchdog:
         return True
 
     def _moved(self, number: int, axis: Axis, action: Sequence[float]) -> AxisState:
-        before = self._command[axis.index] if self.absolute and math.isfinite(self._last_s) else None
-        start = 0.0 if not self.absolute else (action[axis.index] if before is None else before)
+        start = (self._command or action)[axis.index] if self.absolute else 0.0
         w = (action[axis.index] - start) * axis.scale
         return AxisState(w, w - self._states[number].w)
 
     def due(self, now_s: float) -> tuple[float, ...] | None:
-        """The command of this moment where braking is due, one per tick; None while all is well."""
+        """The command of this moment where braking is due, one per tick; None while all is well, and where nothing was
+        commanded yet: then there is nothing to brake, and no place that is known to be safe.
+        """
         if not self.fault and now_s - self._last_s < self.timeout_s:
             return None
-        if not self.fault and math.isinf(self._last_s):
+        if self._command is None:
             return None
         if not self.fault:
             self.latch(SILENCE)
@@ -85,6 +86,6 @@ class Watchdog:
         """A person says that it may move again. False while it still brakes."""
         if self.fault and not self.at_rest():
             return False
-        self.fault, self._last_s = "", math.inf
+        self.fault, self._last_s, self._command = "", math.inf, None
         self._states = (REST,) * len(self.axes)
         return True
