@@ -141,7 +141,7 @@ def test_seeds_in_an_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 TABLE = {
-    small_frames: "frames of agentview",
+    small_frames: "camera agentview of",
     sizes_that_do_not_divide: "200",
     unknown_camera: "did you mean 'agentview'",
     empty_store: "holds no episodes; fill it with `s2robot collect`",

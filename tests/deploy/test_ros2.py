@@ -15,7 +15,8 @@ import pytest
 from s2robot.configs import choice
 from s2robot.deploy.robots import ros2
 from s2robot.deploy.robots.interface import RobotLost
-from s2robot.deploy.robots.ros2 import Ros2Robot, rotation_columns
+from s2robot.deploy.robots.ros2 import Ros2Robot
+from s2robot.deploy.robots.ros2_graph import rotation_columns
 from s2robot.errors import S2RobotError
 from tests.deploy.ros_stub import Graph, golden, install
 

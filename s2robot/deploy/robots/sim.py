@@ -38,7 +38,7 @@ class SimRobot:
         camera_hz: rate of every camera.
         state_hz: rate of proprioception.
         camera_latency_s: from the state that a picture shows to its arrival: what drawing takes on this machine.
-        faults: see `sim_process.Faults`; they begin once it is connected.
+        faults: see `faults.Faults`; they begin once it is connected.
     """
 
     def __init__(

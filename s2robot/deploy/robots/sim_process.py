@@ -18,8 +18,8 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -28,57 +28,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from s2robot.deploy.limits import axes_of, parse_limits
-from s2robot.deploy.parse import parse
+from s2robot.deploy.robots.faults import Faults
 from s2robot.deploy.robots.link import Link
 from s2robot.deploy.robots.watchdog import Watchdog
-from s2robot.errors import S2RobotError, unknown_name
+from s2robot.errors import S2RobotError
 from s2robot.gl import select_gl_backend
 
 NOISY_VALUES = 32  # of a picture
-JOINTS = 7  # of the arm
 NOTED = 10_000  # latest entries of the journal: over eight minutes at 20 Hz; a scenario of the benches takes seconds
 MOST_LAG_S = 0.25  # a process that was stopped goes on from here, it does not race to catch up
-
-
-@dataclass(frozen=True)
-class Faults:
-    """What goes wrong, all at random from one seed. Rates are per message; times in s.
-
-    Args:
-        proprio_noise: standard deviation added to proprioception, in the unit of each element.
-        latency_s: everything that the robot sends is late by so much.
-        jitter_s: and by up to so much more.
-        drop_frames: share of camera frames that are lost.
-        frozen: a camera that goes on counting but shows an old picture.
-        stopped: a camera that sends nothing any more.
-        stuck_joint: of the arm, 0 to 6.
-        cut: the cable: nothing comes out any more, and nothing gets in.
-    """
-
-    proprio_noise: float = 0.0
-    latency_s: float = 0.0
-    jitter_s: float = 0.0
-    drop_frames: float = 0.0
-    frozen: str | None = None
-    stopped: str | None = None
-    stuck_joint: int | None = None
-    cut: bool = False
-
-    def __post_init__(self) -> None:
-        if min(self.proprio_noise, self.latency_s, self.jitter_s, self.drop_frames) < 0 or self.drop_frames > 1:
-            raise ValueError("proprio_noise, latency_s and jitter_s are 0 or more, drop_frames is 0 to 1")
-        if self.stuck_joint is not None and not 0 <= self.stuck_joint < JOINTS:
-            raise ValueError(f"stuck_joint is 0 to {JOINTS - 1}, {self.stuck_joint} came")
-
-    def changed(self, changes: Mapping[str, Any], cameras: Iterable[str]) -> Faults:
-        """Raises S2RobotError for a fault, or a camera, that does not exist, and for values of another kind."""
-        for name in changes:
-            if name not in asdict(self):
-                raise unknown_name("fault", name, asdict(self))
-        faults = parse(Faults, {**asdict(self), **changes}, "faults", "see docs/deployment.md, robot=sim")
-        for camera in {faults.frozen, faults.stopped} - {None, *cameras}:
-            raise unknown_name("camera", str(camera), cameras)
-        return faults
 
 
 @dataclass
