@@ -34,7 +34,7 @@ def build_policy(config: Mapping[str, Any], shapes: Shapes) -> ChunkPolicy:
         policy: ChunkPolicy = instantiate({key: value for key, value in config.items() if key not in ABOUT}, shapes)
     except S2RobotError:
         raise
-    except (TypeError, RuntimeError, ValueError, AssertionError) as error:  # torch's own modules check by any of them
+    except (TypeError, RuntimeError, ValueError, AssertionError, KeyError) as error:  # torch checks by any of them
         raise S2RobotError(f"policy {config.get('name')} cannot be built: {str(error).splitlines()[0]}") from error
     return policy
 

@@ -91,3 +91,8 @@ def test_cameras_are_left_out_in_training_alone_and_never_all() -> None:
     assert kept.sum(1).min() == 1
     assert kept.mean().item() == pytest.approx(0.4 + 0.36 / 2, abs=0.03)
     assert torch.stack([part for _, _, part in made.eval().read(seen(8))], dim=1).min() == 1
+
+
+def test_a_camera_whose_name_no_layer_may_have_is_one_line() -> None:
+    with pytest.raises(S2RobotError, match="policy bc_mlp cannot be built: .*can't contain"):
+        build_policy(choice("policy", "bc_mlp"), Shapes(("cam.left",), (2, 2), 4, proprio=3, goal=0, action=2))
