@@ -13,13 +13,14 @@ from typing import Any
 from s2robot.errors import S2RobotError
 
 PACKAGE = "s2robot"
+SCALARS = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,), "None": (type(None),)}
 
 
 def instantiate(config: Mapping[str, Any], *args: Any) -> Any:
     """Call `config["_target_"]` with `args` and the other keys of `config`.
 
     Raises S2RobotError for a target outside this package, for keys that the target does not know, naming those it
-    does, and for values that have to be given ("???").
+    does, for values that have to be given ("???"), and for those of another type where a scalar is annotated.
     """
     build = resolve_target(config.get("_target_"))
     keys = {str(key): value for key, value in config.items() if key != "_target_"}
@@ -32,7 +33,20 @@ def instantiate(config: Mapping[str, Any], *args: Any) -> Any:
     except TypeError as error:
         allowed = ", ".join(signature.parameters)
         raise S2RobotError(f"configuration of {build.__name__}: {error}; keys are {allowed}") from error
+    for key, value in keys.items():
+        if key in signature.parameters:  # and not one of **kwargs
+            _require_type(f"configuration of {build.__name__}: {key}", value, signature.parameters[key].annotation)
     return build(*args, **keys)
+
+
+def _require_type(what: str, value: Any, annotation: Any) -> None:
+    """Of scalars and their unions; annotations are strings in this package (PEP 563)."""
+    names = str(annotation).split(" | ")
+    if not set(names) <= SCALARS.keys():
+        return
+    accepted = {kind for name in names for kind in SCALARS[name]}
+    if type(value) not in accepted:
+        raise S2RobotError(f"{what}={value!r} is a {type(value).__name__}; allowed: {' or '.join(names)}")
 
 
 def resolve_target(target: Any) -> Any:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from s2robot.data.episodes import EpisodeStore, EpisodeWriter
-from s2robot.errors import S2RobotError
+from s2robot.errors import MismatchError, S2RobotError
 from s2robot.execution import run_tasks
 from s2robot.gl import select_gl_backend
 from s2robot.pipeline.seeds import DEMONSTRATION_SEEDS
 from s2robot.progress import progress, say
-from s2robot.storage import append_line, cut_torn_line, read_json_lines
+from s2robot.storage import append_line, cut_torn_line, read_json, read_json_lines, write_json
 from s2robot.types import Episode, require_equal
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 EXPERT_STREAM = 7  # keeps the expert's noise apart from the episode's own draws
 FAILED = ".failed.jsonl"  # in the store: seeds on which the expert failed
+VERSION = 2  # raised whenever task or expert would give another demonstration for the same seed
+VERSION_FILE = ".version.json"  # in the store: the version that began it
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def collect(
     """Fill `store` up to `episodes` demonstrations, yielding each as it is acknowledged (safely stored).
 
     Goes on where an earlier call stopped. Raises S2RobotError when the seeds set apart for demonstrations run out,
-    MismatchError when `store` holds demonstrations of another task, or of this one with other parameters.
+    MismatchError when `store` holds demonstrations of another task, of this one with other parameters, or of an
+    earlier expert and lacks some.
     """
     have, hopeless = stored_seeds(store), failed_seeds(store)
     if have:
@@ -66,6 +69,7 @@ def collect(
         ours = {"task": json.loads(json.dumps(dict(task))), "cameras": list(cameras)}
         require_equal(f"what {store} demonstrates", theirs, ours, "give another store or delete that one")
     if len(have) < episodes:
+        _require_version(store, begun=bool(have))
         select_gl_backend()  # once, here: the workers inherit the choice
     done, failed, next_seed = 0, 0, first_seed
     task_json = json.dumps(dict(task), sort_keys=True)
@@ -90,6 +94,18 @@ def collect(
             yield result
     if failed:
         say(f"the expert failed on {failed} of {done + failed} seeds; they were replaced by the next ones")
+
+
+def _require_version(store: Path, begun: bool) -> None:
+    path = store / VERSION_FILE
+    theirs = read_json(path)["version"] if path.exists() else "an earlier one"
+    if begun and theirs != VERSION:
+        raise MismatchError(
+            f"{store} was begun by other tasks and another expert (version: {theirs}) than those of today ({VERSION}); "
+            "train on what it holds, or give another store"
+        )
+    if not begun:
+        write_json(path, {"version": VERSION})
 
 
 def stored_seeds(store: Path) -> set[int]:

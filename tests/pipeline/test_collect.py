@@ -14,8 +14,9 @@ import pytest
 from s2robot.data.episodes import EpisodeStore
 from s2robot.data.group import episode_fingerprint
 from s2robot.envs import make_task
-from s2robot.errors import S2RobotError
-from s2robot.pipeline.collect import FAILED, collect, demonstrate, failed_seeds
+from s2robot.errors import MismatchError, S2RobotError
+from s2robot.pipeline import collect as collect_module
+from s2robot.pipeline.collect import FAILED, VERSION_FILE, collect, demonstrate, failed_seeds
 
 from .conftest import CAMERAS, TASK
 
@@ -88,6 +89,22 @@ def test_a_seed_on_which_the_expert_failed_is_replaced_and_not_tried_again(tmp_p
     (folder / FAILED).write_bytes((folder / FAILED).read_bytes()[:-3])  # killed while it was written
     assert len(list(collect(task, folder, 3, CAMERAS, 0, workers=0))) == 1
     assert EpisodeStore(folder).seeds == stored
+
+
+def test_a_store_of_an_earlier_expert_is_read_and_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "store"
+    list(collect(TASK, folder, 1, CAMERAS, 0, workers=0))
+    assert len(list(collect(TASK, folder, 2, CAMERAS, 0, workers=0))) == 1
+    now = collect_module.VERSION
+    monkeypatch.setattr(collect_module, "VERSION", now + 1)
+    assert list(collect(TASK, folder, 2, CAMERAS, 0, workers=0)) == []
+    with pytest.raises(MismatchError, match=rf"another expert \(version: {now}\) than .* \({now + 1}\); train on"):
+        list(collect(TASK, folder, 3, CAMERAS, 0, workers=0))
+    (folder / VERSION_FILE).unlink()  # what was collected before there were versions
+    with pytest.raises(MismatchError, match="version: an earlier one"):
+        list(collect(TASK, folder, 3, CAMERAS, 0, workers=0))
 
 
 def test_seeds_outside_those_for_demonstrations_are_refused(tmp_path: Path) -> None:
