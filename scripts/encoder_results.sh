@@ -52,7 +52,7 @@ objectives() { # one short pre-training per objective, and one that sees both sc
     cp "$work/probe/probe.png" "$OUT/objectives.png"
 }
 
-zoo() { $RUN encoders match=large out="$OUT/zoo.json"; }
+zoo() { $RUN encoders match=dinov2_large out="$OUT/zoo.json"; }
 
 bench() { $RUN bench encoder reference="${1:?give a checkout of github.com/bfshi/scaling_on_scales}" threads=2 out="$OUT/bench_cpu.json"; }
 

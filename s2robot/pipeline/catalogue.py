@@ -9,8 +9,10 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from s2robot.encoders import Encoder, MultiscaleEncoder, count_gmac, load_encoder, match_sizes
 from s2robot.encoders.load import encoder_config
@@ -48,13 +50,25 @@ class Match:
     ratio: float
 
 
+class ZerosForRandom(TorchFunctionMode):
+    """Weights begin at zero where they would be drawn: what costs the same is built in half of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
+            with torch.no_grad():
+                return (args[0] if args else kwargs["tensor"]).zero_()
+        return func(*args, **kwargs)
+
+
 def without_weights(name: str, device: str = "auto") -> Encoder:
-    """The encoder of the catalogue as an architecture: random weights where the real ones would have to be fetched.
+    """The encoder of the catalogue as an architecture: zeros for weights where the real ones would have to be fetched.
 
     Raises S2RobotError where the catalogue does not say what it is (`hf` without a path).
     """
     changes = {"weights": "random"} if "card" in encoder_config(name) else {}
-    return load_encoder(name, device, **changes)
+    with ZerosForRandom():
+        return load_encoder(name, device, **changes)
 
 
 def survey(names: Sequence[str], device: str = "auto", latency: bool = True) -> Iterator[Entry | tuple[str, str]]:

@@ -34,7 +34,7 @@ STAGES = ("collect", "encode blind", "train blind", "rollouts blind", "measure b
 
 
 def run(out: Path) -> dict[str, Any]:
-    return Comparison(SMALL, out, workers=2, device="cpu").run("s2robot compare ...")
+    return Comparison(SMALL, out, workers=1, device="cpu").run("s2robot compare ...")
 
 
 def made(out: Path) -> dict[str, int]:

@@ -316,14 +316,14 @@ def test_task_frames_name_every_cube_and_are_drawn_again_alike(tmp_path, monkeyp
 
 def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     for module in (frames_module, run_module):
-        monkeypatch.setattr(module, "SHARD_FRAMES", 10)
+        monkeypatch.setattr(module, "SHARD_FRAMES", 6)
     arguments = [
         "probe",
         "encoders=[base,{mine:{encoder:base,weights:random}}]",
         "tasks=[lift]",
         "probes=[joints,kind]",
-        "frames=20",
-        "held_out=10",
+        "frames=12",
+        "held_out=6",
     ]
     arguments += ["steps=3", "weight_seeds=2", "ceiling={wide:{encoder:s2,weights:random}}"]  # a ceiling is not probed
     arguments += ["target=base", f"out={tmp_path}", "workers=0", "device=cpu"]
