@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
@@ -33,23 +34,38 @@ class Cost:
     tokens: int
 
 
-def count_gmac(module: Callable[..., Any], *inputs: Any) -> float:
-    """GMAC of `module(*inputs)`: every matmul, einsum, convolution and attention product, at any depth.
+def count_gmac(call: Callable[..., Any], *inputs: Any, weights: nn.Module | None = None) -> float:
+    """GMAC of `call(*inputs)`: every matmul, einsum, convolution and attention product, at any depth.
 
-    The graph runs on shapes alone, so that a large model costs a fraction of a second and no memory; a module whose
-    control flow reads values runs for real. Element-wise work (activations, norms, resizing) is not counted, as usual.
+    The graph runs on shapes alone, so that a large model costs seconds and no memory; a call whose control flow reads
+    values runs for real. Element-wise work (activations, norms, resizing) is not counted, as usual. `weights` is the
+    module whose weights `call` reads where it is none itself: knowing it saves time, and changes no count.
     """
     try:
-        with shapes_alone() as mode:
-            fakes = tree_map(lambda x: mode.from_tensor(x) if isinstance(x, torch.Tensor) else x, inputs)
-            return _count(module, *fakes)
+        with shapes_alone(call, *inputs, weights=weights) as shape:
+            return _count(shape)
     except READS_VALUES:
-        return _count(module, *inputs)
+        return _count(lambda: call(*inputs))
+
+
+class _Reads(nn.Module):
+    """A call, and the module whose weights it reads."""
+
+    def __init__(self, call: Callable[..., Any], weights: nn.Module | None) -> None:
+        super().__init__()
+        self.weights = call if isinstance(call, nn.Module) else weights
+        self.call = (call,)  # in a tuple, so that it is no second child
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.call[0](*inputs)
 
 
 @contextlib.contextmanager
-def shapes_alone() -> Iterator[FakeTensorMode]:
-    """Operations inside give tensors of the right shape without computing them, or raise one of READS_VALUES.
+def shapes_alone(
+    call: Callable[..., Any], *inputs: Any, weights: nn.Module | None = None
+) -> Iterator[Callable[[], Any]]:
+    """A function that gives what `call(*inputs)` gives, of the right shape but not computed, or raises one of
+    READS_VALUES. `weights` as in `count_gmac`: real ones would be converted by every operation that reads them.
 
     Some models of transformers remember tensors from call to call (DINOv3 its patch coordinates) unless torch.compile
     traces them: they must not remember these.
@@ -58,10 +74,14 @@ def shapes_alone() -> Iterator[FakeTensorMode]:
     with contextlib.ExitStack() as stack:
         if pytorch_utils is not None:
             stack.enter_context(mock.patch.object(pytorch_utils, "is_torchdynamo_compiling", return_value=True))
-        yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        mode = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        reads = _Reads(call, weights)
+        state = dict((*reads.named_parameters(), *reads.named_buffers()))
+        shapes = tree_map(lambda x: mode.from_tensor(x) if isinstance(x, torch.Tensor) else x, (state, inputs))
+        yield lambda: torch.func.functional_call(reads, *shapes)
 
 
-def _count(module: Callable[..., Any], *inputs: Any) -> float:
+def _count(call: Callable[[], Any]) -> float:
     vectors = {
         torch.ops.aten.mv: lambda a, b, **_: 2 * math.prod(a),
         torch.ops.aten.addmv: lambda bias, a, b, **_: 2 * math.prod(a),
@@ -69,7 +89,7 @@ def _count(module: Callable[..., Any], *inputs: Any) -> float:
     }
     counter = FlopCounterMode(display=False, custom_mapping=vectors)
     with torch.no_grad(), _plain_kernels(), counter:
-        module(*inputs)
+        call()
     return counter.get_total_flops() / 2e9
 
 

@@ -137,7 +137,8 @@ class MultiscaleEncoder(nn.Module):
         largest = self.sizes[-1]
         self.check_frame(height or largest, width or height or largest)
         if self._gmac is None:
-            self._gmac = count_gmac(self._maps, torch.zeros(1, 3, largest, largest, device=self.device))
+            blank = torch.zeros(1, 3, largest, largest, device=self.device)
+            self._gmac = count_gmac(self._maps, blank, weights=self.backbone)
         tokens = self.grid[0] * self.grid[1] + self.num_prefix_tokens
         return Cost(self._gmac, self.backbone.num_params(), sum(k * k for k in self.splits), tokens)
 

@@ -196,11 +196,12 @@ def geometry(tokens: VisionTokens) -> Geometry:
     side = _largest(getattr(config, "image_size", IMAGENET_SIDE))
     tokens.eval()
     with torch.no_grad():
+        blank = torch.zeros(1, 3, side, side)
         try:
-            with shapes_alone():
-                shape = tokens(torch.zeros(1, 3, side, side)).shape
+            with shapes_alone(tokens, blank) as call:
+                shape = call().shape
         except READS_VALUES:
-            shape = tokens(torch.zeros(1, 3, side, side)).shape
+            shape = tokens(blank).shape
     if len(shape) == 4:
         return Geometry(side, side // shape[-1], 0)
     patch = _largest(getattr(config, "patch_size", None) or 0)

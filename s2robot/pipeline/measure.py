@@ -58,7 +58,7 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
         times_ms.append(1e3 * (time.perf_counter() - start_s))
     p50, p95 = np.percentile(times_ms[WARM_UP:], [50, 95])
     image = agent.encoder.cost().gmac if agent.cameras else 0.0
-    head = count_gmac(agent.policy.sample, *_decisions(agent, observations[0], 1))
+    head = count_gmac(agent.policy.sample, *_decisions(agent, observations[0], 1), weights=agent.policy)
     policy_params = sum(p.numel() for p in agent.policy.parameters())
     return InferenceCost(
         latency_p50_ms=float(p50),
