@@ -18,7 +18,7 @@ first_weights() {
 
 probe() { # new, first and random weights under every arm; reconstruction of large's tokens, large at two scales as ceiling
     first_weights
-    local all="s2_unpooled,{fine_unpooled:{encoder:fine,grid:null}}," arm weights success=null
+    local all="s2_unpooled,fine_unpooled," arm weights success=null
     [ ! -f "$OUT/compare.json" ] || success="$OUT/compare.json"
     for arm in base s2 large fine; do
         weights=vit_tiny_112

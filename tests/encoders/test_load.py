@@ -60,6 +60,7 @@ def test_every_named_encoder_encodes_a_frame(name):
         ("s2_unpooled", 1.42, (14, 14), 5),
         ("large", 1.44, (8, 8), 1),
         ("fine", 1.47, (7, 7), 1),
+        ("fine_unpooled", 1.47, (15, 15), 1),
         ("random", 1.42, (7, 7), 5),
         ("blind", 0, (0, 0), 0),
     ],

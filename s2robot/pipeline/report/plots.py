@@ -28,6 +28,7 @@ _STYLES = {  # arm -> colour, marker, filled
     "s2_unpooled": ("#B2182B", "<", True),
     "large": ("#0072B2", "s", True),
     "fine": ("#009E73", "^", True),
+    "fine_unpooled": ("#66A61E", "p", True),
     "base": ("#E69F00", "D", True),
     "random": ("#CC79A7", "o", False),
     "blind": ("#7F7F7F", "X", False),
@@ -36,7 +37,7 @@ _SPARE = (
     ("#56B4E9", "v", True),
     ("#8C6D31", "P", True),
     ("#5E4FA2", ">", True),
-    ("#1B7837", "p", True),
+    ("#1B7837", "*", True),
     ("#4D4D4D", "h", True),
 )
 

@@ -23,14 +23,15 @@ from s2robot.storage import fingerprint
 
 MATCH_TOLERANCE = 0.05
 PRIMARY = (("s2", "large"), ("s2", "fine"), ("s2_unpooled", "large"), ("s2_unpooled", "fine_unpooled"))
-SECONDARY = (("s2", "base"), ("s2", "random"), ("s2", "blind"), ("s2_unpooled", "s2"))
-SUBJECTS = ("s2", "s2_unpooled")  # the arms whose contrasts are put into words
+SECONDARY = (("s2", "base"), ("s2", "random"), ("s2", "blind"), ("s2_unpooled", "s2"), ("fine_unpooled", "large"))
+SUBJECTS = ("s2", "s2_unpooled", "fine_unpooled")  # the arms whose contrasts are put into words
 # What the paper (arXiv 2403.13043) says or what a control must show, each as a clause in which the first wins.
 CLAIMS = {
     ("s2", "large"): "several scales of a small encoder beat one scale of a larger encoder",
     ("s2_unpooled", "large"): "several scales of a small encoder beat one scale of a larger encoder",
     ("s2", "fine"): "several scales cut into tiles beat one scale of the finest resolution",
     ("s2_unpooled", "fine_unpooled"): "several scales cut into tiles beat one scale of the finest resolution",
+    ("fine_unpooled", "large"): "one fine scale of a small encoder beats one coarse scale of a larger encoder",
     ("s2_unpooled", "s2"): "the cells of the finer scale beat their means",
     ("s2", "base"): "a second scale improves on the first alone",
     ("s2", "random"): "pre-trained weights beat random ones",
