@@ -328,7 +328,9 @@ def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, c
     arguments += ["steps=3", "weight_seeds=2", "ceiling={wide:{encoder:s2,weights:random}}"]  # a ceiling is not probed
     arguments += ["target=base", f"out={tmp_path}", "workers=0", "device=cpu"]
     assert main(arguments) == 0
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
+    assert "probe joints of mine on lift" in said, "by the name that it goes under, not by its architecture"
+    assert "encode wide: 2/2 shard" in said
     assert "lift: joints, deg (ridge)" in printed
     assert "scenes: kind, accuracy % (small)" in printed
     rows = json.loads((tmp_path / "probe.json").read_text())

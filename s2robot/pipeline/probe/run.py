@@ -22,6 +22,7 @@ from s2robot.data.features import FeatureCache, FeatureKey
 from s2robot.encoders import Encoder, load_encoder, named_encoders
 from s2robot.encoders.interface import weights_identity
 from s2robot.errors import S2RobotError, unknown_name
+from s2robot.pipeline.encode import cache_name
 from s2robot.pipeline.probe.frames import (
     SHARD_FRAMES,
     FrameRecipe,
@@ -131,7 +132,7 @@ def run_probes(config: ProbeConfig) -> list[Row]:
         labels = load_labels(paths)
         for name, configs in variants.items():
             encoders = [None if about is None else load_encoder(about, config.device) for about in configs]
-            found = [_scores(config, recipe, probes, encoder, cache, paths, labels) for encoder in encoders]
+            found = [_scores(config, recipe, probes, name, encoder, cache, paths, labels) for encoder in encoders]
             weights = "+".join(weights_identity(encoder)[:WEIGHTS] for encoder in encoders if encoder is not None)
             for probe, head in found[0]:
                 about, frames = PROBES[probe], np.stack([scores[probe, head] for scores in found])
@@ -151,7 +152,8 @@ def run_reconstructions(config: ProbeConfig) -> list[Reconstruction]:
     paths = draw_frames(recipe, folder / "frames" / SCENES, config.workers)
 
     def tokens(wanted: str | Mapping[str, Any]) -> Tokens:
-        return _tokens(config, recipe, config.load(wanted), FeatureCache(folder / "cache"), paths)
+        name = wanted if isinstance(wanted, str) else str(next(iter(wanted)))
+        return _tokens(config, recipe, name, config.load(wanted), FeatureCache(folder / "cache"), paths)
 
     target = tokens(config.target)
     ceiling = None if config.ceiling is None else tokens(config.ceiling)
@@ -197,6 +199,7 @@ def _scores(
     config: ProbeConfig,
     recipe: FrameRecipe,
     probes: list[Probe],
+    name: str,
     encoder: Encoder | None,
     cache: FeatureCache,
     paths: list[Path],
@@ -204,7 +207,6 @@ def _scores(
 ) -> dict[tuple[str, str], np.ndarray]:
     """(probe, head) -> statistics per held-out frame, from the file of a finished run where there is one."""
     training = Training(steps=config.steps)
-    name = CONSTANT if encoder is None else encoder.name
     data: Tokens | None = None
     scores: dict[tuple[str, str], np.ndarray] = {}
     for probe in probes:
@@ -218,7 +220,7 @@ def _scores(
         path = Path(config.out) / "parts" / f"{recipe.source}-{probe.name}-{fingerprint(identity)[:16]}.npz"
         if not path.exists():
             say(f"probe {probe.name} of {name} on {recipe.source}")
-            data = data or _tokens(config, recipe, encoder, cache, paths)
+            data = data or _tokens(config, recipe, name, encoder, cache, paths)
             buffer = io.BytesIO()
             arrays: Any = dict(probe.heads(data, labels, training))
             np.savez_compressed(buffer, **arrays)
@@ -229,19 +231,24 @@ def _scores(
 
 
 def _tokens(
-    config: ProbeConfig, recipe: FrameRecipe, encoder: Encoder | None, cache: FeatureCache, paths: list[Path]
+    config: ProbeConfig,
+    recipe: FrameRecipe,
+    name: str,
+    encoder: Encoder | None,
+    cache: FeatureCache,
+    paths: list[Path],
 ) -> Tokens:
     """All frames' tokens, through the feature cache."""
     if encoder is None:
         return Tokens(torch.zeros(recipe.frames, 1, 1), (1, 1), config.held_out)
     parts = []
-    for index, path in enumerate(progress(paths, len(paths), f"encode {encoder.name}", "shard")):
+    for index, path in enumerate(progress(paths, len(paths), f"encode {name}", "shard")):
         key = FeatureKey(encoder.fingerprint, shard_fingerprint(recipe, index), recipe.camera or SCENES)
         found = cache.get(key)
         if found is None:
             images = torch.from_numpy(load_rgb(path)).permute(0, 3, 1, 2)
             tokens = torch.cat([encoder(batch).tokens.cpu() for batch in images.split(ENCODE_ROWS)])
-            cache.put(key, tokens.numpy().astype(np.float16), encoder.grid, encoder_name=encoder.name)
+            cache.put(key, tokens.numpy().astype(np.float16), encoder.grid, encoder_name=cache_name(encoder))
             found = cache.read(key)
         parts.append(torch.from_numpy(found.tokens))
     return Tokens(torch.cat(parts), encoder.grid, config.held_out)
