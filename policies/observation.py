@@ -158,8 +158,8 @@ class TokenObservation(ObservationEncoder):
         parts = []
         when = self.step_embedding[:, None]
         for index, (stream, tokens, kept) in enumerate(self.read(inputs)):
-            x = self.project[stream](tokens) * kept[:, None, None, None]
-            x = x + self.place(COORDINATE_SCALE * self.grid) + self.stream_embedding[index] + when
+            here = self.place(COORDINATE_SCALE * self.grid) + self.stream_embedding[index] + when  # one small sum
+            x = self.project[stream](tokens) * kept[:, None, None, None] + here
             parts.append(x.flatten(1, 2))
         parts.append(self.project_proprio(self.proprio(inputs)) + self.step_embedding)
         if self.project_goal is not None:
