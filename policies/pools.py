@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from s2robot.policies.attention import ContextAttention
+
 COORDINATE_SCALE = 3.0  # brings expected coordinates to the spread of the features beside them
 
 
@@ -89,7 +91,7 @@ class AttentionPool(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.query = nn.Parameter(torch.randn(queries, width) * 0.5)
         self.goal = _goal_linear(goal, queries * width, 0.5) if goal else None
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.attention = ContextAttention(width, heads, batch_first=True)
         self.out = _output(queries * width, dim)
 
     def forward(self, tokens: Float[Tensor, "b o n c"], goal: Float[Tensor, "b g"]) -> Float[Tensor, "b o v"]:
@@ -100,7 +102,7 @@ class AttentionPool(nn.Module):
         if self.goal is not None:
             query = query + self.goal(goal).view_as(query)
         query = query.repeat_interleave(steps, dim=0)
-        found = self.attention(query, keys, keys, need_weights=False)[0]
+        found = self.attention(query, keys, keys)[0]
         return self.out(found.flatten(1)).unflatten(0, (rows, steps))
 
 

@@ -12,12 +12,12 @@ import torch
 from s2robot.configs import choice, names
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.fit import Schedule, TrainState, fit
-from s2robot.policies import transformer
+from s2robot.policies import attention
+from s2robot.policies.attention import ContextAttention
 from s2robot.policies.batch import Batch, Inputs, Shapes
 from s2robot.policies.diffusion import Diffusion
 from s2robot.policies.heads import Regression
 from s2robot.policies.policy import ChunkPolicy, build_policy
-from s2robot.policies.transformer import ContextAttention
 from s2robot.targets import instantiate
 from tests.policy_names import PIXEL_POLICIES, SMALL_POLICIES
 
@@ -162,16 +162,16 @@ def test_attention_to_the_context_is_torchs(monkeypatch: pytest.MonkeyPatch) -> 
     ours.load_state_dict(theirs.state_dict())
     query, steps = (torch.randn(3, count, 32, requires_grad=True) for count in (5, 50))
 
-    def found(attention: torch.nn.MultiheadAttention) -> list[torch.Tensor]:
+    def found(module: torch.nn.MultiheadAttention) -> list[torch.Tensor]:
         """The output, and the gradients of all that it depends on."""
-        out = attention(query, steps, steps, need_weights=False)[0]
-        return [out, *torch.autograd.grad(out.square().sum(), [query, steps, *attention.parameters()])]
+        out = module(query, steps, steps, need_weights=False)[0]
+        return [out, *torch.autograd.grad(out.square().sum(), [query, steps, *module.parameters()])]
 
     torch.testing.assert_close(found(ours.eval()), found(theirs), atol=1e-5, rtol=1e-4)
     # What is dropped of a weight is dropped of the values' bias too: with it, half of the weights twice.
     kept = torch.zeros(3, 20, 50)
     kept[..., ::2] = 2.0
-    monkeypatch.setattr(transformer.F, "dropout", lambda weight, p, training: weight * kept)
+    monkeypatch.setattr(attention.F, "dropout", lambda weight, p, training: weight * kept)
     dropped = ours.train()(query, steps, steps)[0]
     weight = theirs(query, steps, steps, average_attn_weights=False)[1] * kept.view(3, 4, 5, 50)
     values = torch.nn.functional.linear(steps, theirs.in_proj_weight[64:], theirs.in_proj_bias[64:])
