@@ -348,7 +348,7 @@ def test_a_recipe_that_cannot_be_is_one_line(changes: dict[str, Any], message: s
         ({"actions": {"unit": "m"}}, {}, r"policy bc_mlp: .*unexpected keyword argument 'unit'; .*representation"),
         ({"observation_horizon": 2}, {"stride": 3}, r"stride=3: give 1 or more, and with observation_horizon=2 a div"),
         ({"observation": {"pool": {"hiden": 3}}}, {}, r"configuration of KeypointPool: .*keys are grid, channels"),
-        ({"observation": {"pool": {"hidden": "x"}}}, {}, r"policy bc_mlp cannot be built: "),
+        ({"observation": {"pool": {"hidden": "x"}}}, {}, r"KeypointPool: hidden='x' is a str; allowed: int"),
         (
             {"head": {"clip": 1.0}},
             {},
