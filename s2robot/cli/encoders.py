@@ -42,6 +42,8 @@ def run(config: Any, verb: str) -> int | None:
             f"{entry.dtype:9} {entry.licence}",
             flush=True,
         )
+    if config.out:  # timing takes minutes: nothing below may lose it
+        write_json(Path(config.out), report)
     if config.match:
         report["match"] = {"target": config.match, "sizes": []}
         print(f"\nS2 sizes of the compute of {config.match}, within {config.tolerance:.0%}:")

@@ -117,6 +117,8 @@ def matches(target: str, names: Sequence[str], tolerance: float = 0.05) -> Itera
             continue
         if not isinstance(encoder, MultiscaleEncoder) or encoder.cost().params >= cost.params:
             continue
+        if encoder.cost().gmac <= 0:  # pixels, in any number of scales
+            continue
         try:
             sizes = match_sizes(wanted, encoder.backbone, tolerance, encoder.sizes[0])
         except MismatchError as error:

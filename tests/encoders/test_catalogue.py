@@ -125,15 +125,16 @@ def test_weights_that_are_not_here_are_one_clear_line():
 
 def test_the_table_names_scales_licence_and_matching_sizes(capsys, tmp_path):
     out = tmp_path / "zoo.json"
-    arguments = ["names=[s2,blind,hf,r3m_18]", "match=r3m_18", "device=cpu", f"out={out}"]
+    arguments = ["names=[s2,blind,pixels,hf,r3m_18]", "match=r3m_18", "device=cpu", f"out={out}"]
     assert main(["encoders", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "hf                 huggingface_encoder needs a value for path" in printed
     report = json.loads(out.read_text())
-    s2, blind, r3m = report["encoders"]
+    s2, blind, pixels, r3m = report["encoders"]
     assert s2["gmac_scales"] == pytest.approx([0.284, 1.421, 3.979], abs=0.002)
     assert s2["gmac"] == pytest.approx(1.421, abs=0.002)
     assert (blind["gmac_scales"], blind["latency_ms"]) == ([0, 0, 0], None)
+    assert (pixels["gmac"], pixels["tokens"]) == (0, 84 * 84)
     assert (r3m["licence"], r3m["tokens"]) == ("MIT", 49)
     assert r3m["latency_ms"] > 0
     [match] = report["match"]["sizes"]
