@@ -376,8 +376,8 @@ def test_a_position_of_something_that_nobody_measures_is_refused() -> None:
 
 
 def test_a_tick_takes_under_100_microseconds() -> None:
-    """The simulated Panda's six axes and gripper, driven at random against their limits; the median of the quietest of
-    ten stretches, since other processes share the cores.
+    """The simulated Panda's six axes and gripper, driven at random against their limits. Other processes share the
+    cores, so every tick is timed beside a fixed piece of work that took 110 us where a tick took 65.
     """
     observation = ObservationSpec((CameraSpec("front", 32, 32),), PROPRIO_NAMES)
     gate = Gate.create(parse_limits(choice("robot", "sim")["limits"], "sim"), ACTION_SPEC, observation, (8, 7))
@@ -386,16 +386,25 @@ def test_a_tick_takes_under_100_microseconds() -> None:
         if axis.measured is not None:
             proprio[axis.measured] = (axis.low + axis.high) / 2
     here = Sense(tuple(proprio), 0.0, {"front": Sight(0, 0.0, 0.0, 0)})
-    state, times, held = gate.initial(here), [], 0
+    state, times_s, yardsticks_s, held = gate.initial(here), [], [], 0
     for number, command in enumerate(np.random.default_rng(0).uniform(-1, 1, (2000, 7)).tolist()):
         now_s = (number + 1) * PERIOD_S
         here = Sense(tuple(proprio), now_s, {"front": Sight(number + 1, now_s, now_s, number + 1)})
         start_s = time.perf_counter()
         state, decision = gate.tick(state._replace(clamped=0), command, here, now_s)
-        times.append(time.perf_counter() - start_s)
+        end_s = time.perf_counter()
+        _clamp_400_times()
+        times_s.append(end_s - start_s)
+        yardsticks_s.append(time.perf_counter() - end_s)
         held += decision.held
         for axis in gate.axes:
             if axis.measured is not None:
                 proprio[axis.measured] += axis.scale * decision.command[axis.index]
     assert held == 0
-    assert np.median(np.reshape(times, (10, -1)), axis=1).min() < 100e-6
+    assert np.median(times_s) < 100 / 110 * np.median(yardsticks_s)
+
+
+def _clamp_400_times() -> None:
+    value = 0.5
+    for _ in range(400):
+        value = min(max(1.01 * value, -1.0), 1.0)
