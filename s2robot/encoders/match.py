@@ -6,6 +6,10 @@ tolerance. Equal multiply-accumulates are not equal milliseconds: reports show b
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
 import torch
 
 from s2robot.encoders.backbone import Backbone
@@ -14,6 +18,7 @@ from s2robot.encoders.interface import Encoder
 from s2robot.errors import MismatchError, S2RobotError
 
 MAX_SCALES = 4  # the paper goes to three; a dozen scales of a tiny model are no encoder that anybody wants
+COUNTED = 3  # of the sides: counting takes up to a second each
 
 
 def match_sizes(
@@ -61,18 +66,32 @@ def matched(a: Encoder, b: Encoder, tolerance: float = 0.05) -> float:
     return cost_a / cost_b
 
 
-def _nearest(backbone: Backbone, sides: list[int] | range, wanted: float) -> tuple[float, tuple[int, ...]]:
+def _nearest(backbone: Backbone, sides: Sequence[int], wanted: float) -> tuple[float, tuple[int, ...]]:
     """(ratio to `wanted`, sizes) of the candidate whose ratio is nearest to 1 on a logarithmic scale."""
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+
+    @functools.cache
+    def tile_gmac(side: int) -> float:
+        return count_gmac(backbone, torch.zeros(1, 3, side, side, device=device))
+
+    about = _fitted(tile_gmac, sides) if len(sides) > COUNTED else tile_gmac
     candidates = []
     for side in sides:
-        tile_gmac = count_gmac(backbone, torch.zeros(1, 3, side, side, device=device))
         tiles, k = 0, 0
-        while k == 0 or (k < MAX_SCALES and tiles * tile_gmac < wanted):  # the first that costs more is a candidate too
+        while k == 0 or (k < MAX_SCALES and tiles * about(side) < wanted):  # the first that costs more is a candidate
             k += 1
             tiles += k * k
-            candidates.append((tiles * tile_gmac / wanted, tuple(side * i for i in range(1, k + 1))))
-    return min(candidates, key=lambda candidate: _excess(candidate[0]))
+            candidates.append((_excess(tiles * about(side) / wanted), tiles, side, k))
+    counted = [(tiles * tile_gmac(side) / wanted, side, k) for _, tiles, side, k in sorted(candidates)[:COUNTED]]
+    ratio, side, k = min(counted, key=lambda candidate: _excess(candidate[0]))
+    return ratio, tuple(side * i for i in range(1, k + 1))
+
+
+def _fitted(tile_gmac: Callable[[int], float], sides: Sequence[int]) -> Callable[[int], float]:
+    """What a tile of any side costs, from counts of three: attention is quadratic in the cells, all else linear."""
+    three = (sides[0], sides[len(sides) // 2], sides[-1])
+    quadratic = np.polynomial.Polynomial.fit([side**2 for side in three], [tile_gmac(side) for side in three], 2)
+    return lambda side: float(quadratic(side**2))
 
 
 def _excess(ratio: float) -> float:

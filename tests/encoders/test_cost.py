@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ import transformers
 from encoder_models import tiny_backbone
 from torch import Tensor, nn
 
-from s2robot.encoders import Backbone, BlindEncoder, MultiscaleEncoder, count_gmac, match_sizes, matched
+from s2robot.encoders import Backbone, BlindEncoder, MultiscaleEncoder, count_gmac, match, match_sizes, matched
 from s2robot.encoders.multiscale import multiscale_forward
 from s2robot.errors import MismatchError, S2RobotError
 
@@ -118,6 +120,20 @@ def test_no_encoder_of_five_scales_is_proposed():
     """Five multiples of 16 px, 55 tiles of 4 patches, would be exact."""
     with pytest.raises(MismatchError, match=r"nearest is \[32, 64, 96\] at 1.02"):
         match_sizes(at(wide(5.5), 16), wide(0.1), tolerance=0.01)
+
+
+@pytest.mark.parametrize("gmac", [0.5e-3, 1.7e-3, 6e-3, 20e-3])
+def test_a_few_counts_find_what_counting_every_side_finds(monkeypatch, gmac):
+    backbone = tiny_backbone("vit5", image_size=64)
+    sides = range(32, 129, 8)
+    cost = {side: count_gmac(backbone, torch.zeros(1, 3, side, side)) for side in sides}
+    tiles = {k: sum(i * i for i in range(1, k + 1)) for k in (1, 2, 3, 4)}
+    ratios = [(tiles[k] * cost[side] / gmac, side, k) for side in sides for k in tiles]
+    ratio, side, k = min(ratios, key=lambda candidate: abs(math.log(candidate[0])))
+    counted = []
+    monkeypatch.setattr(match, "count_gmac", lambda net, x: counted.append(x.shape[-1]) or cost[x.shape[-1]])
+    assert match._nearest(backbone, sides, gmac) == (pytest.approx(ratio), tuple(side * i for i in range(1, k + 1)))
+    assert len(counted) <= 6
 
 
 def test_no_match_within_the_tolerance_is_refused_with_the_nearest():
