@@ -1,15 +1,15 @@
 """Observation encoders: frozen tokens, proprioception and goal to the context that a head reads.
 
 A context is a sequence of vectors, `(b, s, e)` with `(s, e) = observation.shape`: one vector per time step from
-`PooledObservation`, for heads that take a vector or a history; every token and every reading of proprioception from
-`TokenObservation`, for heads that attend.
+`PooledObservation`, for heads that take a vector or a history; every token before them from `TokenObservation`, for
+heads that attend. The last is always what is known of the newest time step.
 
 Dims: b batch, o observation horizon, n tokens, c channels, p proprioception, g goal, s context steps, e their width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from s2robot.errors import S2RobotError
 from s2robot.policies.batch import Inputs, Shapes
 from s2robot.policies.pools import COORDINATE_SCALE, grid_coordinates
 from s2robot.targets import instantiate
+
+# Stream, its standardised tokens, 1 or 0 where training leaves its camera out.
+Read = tuple[str, Float[Tensor, "b o n c"], Float[Tensor, " b"]]
 
 
 class ObservationEncoder(nn.Module):
@@ -68,8 +71,8 @@ class ObservationEncoder(nn.Module):
         """Names of what `read` yields: every camera at every scale that is read apart."""
         return [f"{camera}_{scale}" for camera in self.shapes.cameras for scale in range(self.scales)]
 
-    def read(self, inputs: Inputs) -> Iterator[tuple[str, Float[Tensor, "b o n c"], Float[Tensor, " b"]]]:
-        """(stream, standardised tokens, 1 or 0 where training leaves this camera out)."""
+    def read(self, inputs: Inputs) -> Iterator[Read]:
+        """Every stream in turn."""
         kept = self._kept(len(inputs.proprio), inputs.proprio.device)
         for index, camera in enumerate(self.shapes.cameras):
             tokens = self.standardise[camera](inputs.tokens[camera])
@@ -120,9 +123,11 @@ class PooledObservation(ObservationEncoder):
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "b s e"]:
         """A vector per time step, oldest first."""
-        views = [
-            self.pools[stream](tokens, inputs.goal) * kept[:, None, None] for stream, tokens, kept in self.read(inputs)
-        ]
+        return self.pooled(inputs, self.read(inputs))
+
+    def pooled(self, inputs: Inputs, read: Iterable[Read]) -> Float[Tensor, "b o e"]:
+        """A vector per time step of what was read."""
+        views = [self.pools[stream](tokens, inputs.goal) * kept[:, None, None] for stream, tokens, kept in read]
         if self.fusion is not None:
             stacked = torch.stack(views, dim=2) + self.stream_embedding  # (b, o, streams, e)
             views = [self.fusion(stacked.flatten(0, 1)).view_as(stacked).flatten(2)]
@@ -130,40 +135,38 @@ class PooledObservation(ObservationEncoder):
         return torch.cat([*views, self.proprio(inputs), goal], dim=-1)
 
 
-class TokenObservation(ObservationEncoder):
-    """Every token as a step of the context, with its place, time step, camera and scale; then proprioception of every
-    time step and the goal. Nothing is pooled: the head attends to what it needs.
+class TokenObservation(PooledObservation):
+    """Every token as a step of the context, with its place, time step, camera and scale, and after them what
+    `PooledObservation` makes of every time step. Heads start from the last, the newest, and attend to all. Without what
+    is pooled, attention to tokens alone stayed for a whole training at what a policy without a camera achieves
+    (docs/log.md, 2026-11-30).
     """
 
     grid: Tensor
 
-    def __init__(self, shapes: Shapes, horizon: int, *, width: int, **common: Any) -> None:
-        super().__init__(shapes, horizon, **common)
+    def __init__(self, shapes: Shapes, horizon: int, *, width: int, **pooled: Any) -> None:
+        super().__init__(shapes, horizon, **pooled)
         rows, columns = shapes.grid
         self.register_buffer("grid", grid_coordinates(rows, columns))
         streams = self.streams()
         self.project = nn.ModuleDict({stream: nn.Linear(self.channels, width) for stream in streams})
         if streams:  # DDP refuses parameters that nothing uses
             self.place = nn.Linear(2, width)
-            self.stream_embedding = nn.Parameter(torch.randn(len(streams), width) * 0.02)
+            self.token_stream = nn.Parameter(torch.randn(len(streams), width) * 0.02)
         self.step_embedding = nn.Parameter(torch.randn(horizon, width) * 0.02)
-        self.project_proprio = nn.Linear(shapes.proprio, width)
-        self.project_goal = nn.Linear(shapes.goal, width) if shapes.goal else None
+        self.project_pooled = nn.Linear(self.shape[1], width)
         self.norm = nn.LayerNorm(width)
-        steps = horizon * (len(streams) * rows * columns + 1) + (1 if shapes.goal else 0)
-        self.shape = (steps, width)
+        self.shape = (horizon * (len(streams) * rows * columns + 1), width)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "b s e"]:
-        """All tokens of all streams and time steps, proprioception, goal."""
-        parts = []
-        when = self.step_embedding[:, None]
-        for index, (stream, tokens, kept) in enumerate(self.read(inputs)):
-            here = self.place(COORDINATE_SCALE * self.grid) + self.stream_embedding[index] + when  # one small sum
+        """All tokens of all streams and time steps, then a vector per time step, oldest first."""
+        read, parts = list(self.read(inputs)), []
+        for index, (stream, tokens, kept) in enumerate(read):
+            here = self.place(COORDINATE_SCALE * self.grid) + self.token_stream[index]
+            here = here + self.step_embedding[:, None]  # one small sum
             x = self.project[stream](tokens) * kept[:, None, None, None] + here
             parts.append(x.flatten(1, 2))
-        parts.append(self.project_proprio(self.proprio(inputs)) + self.step_embedding)
-        if self.project_goal is not None:
-            parts.append(self.project_goal(inputs.goal).unsqueeze(1))
+        parts.append(self.project_pooled(self.pooled(inputs, read)) + self.step_embedding)
         return self.norm(torch.cat(parts, dim=1))
 
 

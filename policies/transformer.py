@@ -14,7 +14,7 @@ from s2robot.policies.denoiser import TimeEmbedding
 
 
 class ContextDecoder(nn.Module):
-    """Pre-norm decoder layers: the chunk's steps attend to themselves and to the context.
+    """Pre-norm decoder layers: the chunk's steps begin with the context's last and attend to themselves and to all of it.
 
     `causal` lets an action see those before it alone, as Diffusion Policy's transformer does (arXiv 2303.04137,
     section III-A).
@@ -33,6 +33,7 @@ class ContextDecoder(nn.Module):
         super().__init__()
         self.place = nn.Parameter(torch.randn(chunk, width) * 0.02)
         self.project = nn.Linear(context[1], width)
+        self.start = nn.Linear(width, width)
         self.context_place = nn.Parameter(torch.randn(context[0], width) * 0.02)
         layer = nn.TransformerDecoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
         layer.multihead_attn = ContextAttention(width, heads, dropout, batch_first=True)
@@ -48,7 +49,7 @@ class ContextDecoder(nn.Module):
 
     def forward(self, steps: Float[Tensor, "b k w"], memory: Float[Tensor, "b m w"]) -> Float[Tensor, "b k w"]:
         """Embedded steps to decoded ones."""
-        return self.layers(steps + self.place, memory, tgt_mask=self.hidden)
+        return self.layers(steps + self.place + self.start(memory[:, -1:]), memory, tgt_mask=self.hidden)
 
 
 class TransformerDenoiser(nn.Module):
