@@ -14,7 +14,7 @@ from s2robot.policies.denoiser import TimeEmbedding
 
 
 class ContextDecoder(nn.Module):
-    """Pre-norm decoder layers: the chunk's steps begin with the context's last and attend to themselves and to all of it.
+    """Pre-norm decoder layers: the chunk's steps begin with the last of the context and attend to themselves and to it.
 
     `causal` lets an action see those before it alone, as Diffusion Policy's transformer does (arXiv 2303.04137,
     section III-A).
