@@ -182,6 +182,7 @@ class Loop:
                 # A late tick moves those after it: two commands in a short time would be another speed.
                 next_s = next_s + self.period_s if late_s < self.period_s / 2 else self.clock.now_s() + self.period_s
                 self.summary.done = self.summary.done or reading.done
+            self._pass_stop_on(brain, self.clock.now_s())  # a robot that stood has not been told
         finally:
             self.summary.fault = brain.fault
             self.summary.counters = dict(brain.counters)
@@ -231,15 +232,18 @@ class Loop:
         self._take_answer(brain, now_s)
         if reading.fault and brain.fault is None:
             self._latch(brain, f"the robot's own side: {reading.fault}", now_s)
-        if self._stopping and not brain.stopping:
-            self._event(STOP, self._stopping, now_s)
-            brain.stop()
+        self._pass_stop_on(brain, now_s)
         start_s = time.perf_counter()
         step = brain.tick(reading.sense, now_s)
         _note(self.summary.timings.gate, time.perf_counter() - start_s)
         self._send(brain, reading, step, now_s)
         if self.show is not None:
             self.show(self.summary, brain)
+
+    def _pass_stop_on(self, brain: Brain, now_s: float) -> None:
+        if self._stopping and not brain.stopping:
+            self._event(STOP, self._stopping, now_s)
+            brain.stop()
 
     def _armed_again(self, brain: Brain, reading: Reading, now_s: float) -> tuple[Reading, float]:
         """Clear what the robot's own side has latched, then the gate; a robot that still brakes leaves all as it is."""

@@ -92,6 +92,13 @@ def test_a_run_sends_one_command_per_tick_and_the_log_explains_each(tmp_path: Pa
     assert np.median(spacing) == pytest.approx(0.05, abs=0.005)
 
 
+def test_the_log_says_why_a_run_ended_though_the_robot_stood(tmp_path: Path) -> None:
+    run(loop_of(tmp_path, FakeRobot(TestClock()), lambda number: 0.0 * gentle(number)))
+    ends = [(event.kind, event.text) for event in entries(tmp_path, EventEntry)]
+    assert ends == [("stop", "time is up")]
+    assert replay(tmp_path / "run.mcap").exact
+
+
 def test_ros_tools_read_the_log(tmp_path: Path) -> None:
     run(loop_of(tmp_path, FakeRobot(), rehearsals=4))
     with open(tmp_path / "run.mcap", "rb") as file:
@@ -266,7 +273,7 @@ def test_an_r_during_a_re_arm_does_not_clear_the_next_fault(tmp_path: Path) -> N
     robot.connect = lambda: (loop.rearm(), plain())[1]  # type: ignore[method-assign]
     summary = run(loop, 60, end_at_fault=False)
     assert summary.fault == "the robot's own side: joint 3 is hot"
-    assert [event.kind for event in entries(tmp_path, EventEntry)] == ["latch", "rearm", "latch"]
+    assert [event.kind for event in entries(tmp_path, EventEntry)] == ["latch", "rearm", "latch", "stop"]
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -318,7 +318,7 @@ def test_the_first_run_is_dry_and_the_second_moves(
     assert len(ticks) >= 50
     assert any(any(tick.step.decision.command[:6]) for tick in ticks)  # how many: a matter of the machine's speed
     assert any(isinstance(entry, PictureEntry) for entry in entries)
-    assert entries[-1].step.decision.command[:6] == (0.0,) * 6  # type: ignore[union-attr]
+    assert ticks[-1].step.decision.command[:6] == (0.0,) * 6
     assert replay(tmp_path / "armed.mcap").exact
     assert main(["control", *words, f"log={tmp_path}/armed.mcap", "armed=true"]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
