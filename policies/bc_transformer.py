@@ -1,4 +1,4 @@
-"""Behaviour cloning by a transformer decoder: one learned query per action attends to the context.
+"""Behaviour cloning by a transformer decoder: a query per action, the newest observation and a place, attends to all.
 
 Dims: b batch, s context steps, e their width, k chunk, a action.
 """
@@ -24,5 +24,5 @@ class TransformerRegression(Regression):
 
     def predict(self, context: Float[Tensor, "b s e"]) -> Float[Tensor, "b k a"]:
         """The chunk."""
-        steps = context.new_zeros(len(context), *self.decoder.place.shape)  # a learned query each: their places alone
+        steps = context.new_zeros(len(context), *self.decoder.place.shape)  # the decoder adds to them
         return self.out(self.decoder(steps, self.decoder.memory(context)))
