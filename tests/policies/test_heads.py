@@ -18,6 +18,7 @@ from s2robot.policies.batch import Batch, Inputs, Shapes
 from s2robot.policies.diffusion import Diffusion
 from s2robot.policies.heads import Regression
 from s2robot.policies.policy import ChunkPolicy, build_policy
+from s2robot.policies.transformer import ContextDecoder
 from s2robot.targets import instantiate
 from tests.policy_names import PIXEL_POLICIES, SMALL_POLICIES
 
@@ -207,3 +208,17 @@ def test_every_policy_learns_from_every_parameter_and_acts(name: str) -> None:
     sampled = policy.eval().sample(seen, torch.randn(2, policy.chunk, 7))
     assert sampled.shape == (2, policy.chunk, 7)
     assert torch.isfinite(sampled).all()
+
+
+def test_a_decoded_chunk_starts_from_the_newest_observation_even_where_attention_finds_nothing() -> None:
+    torch.manual_seed(0)
+    decoder = ContextDecoder((5, 6), 3, width=8, layers=2, heads=2, dropout=0.0, causal=False)
+    for name, weight in decoder.named_parameters():
+        if "multihead_attn.out_proj" in name:
+            torch.nn.init.zeros_(weight)
+    steps, context = torch.zeros(1, 3, 8), torch.randn(1, 5, 6)
+    before = decoder(steps, decoder.memory(context))
+    for place, counts in ((0, False), (4, True)):
+        changed = context.clone()
+        changed[:, place] += 1.0
+        assert torch.allclose(decoder(steps, decoder.memory(changed)), before, atol=1e-5) != counts
