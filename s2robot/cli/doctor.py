@@ -11,10 +11,10 @@ from typing import Any
 from s2robot import __version__
 from s2robot.cli._extras import SIGN_OF_EXTRA, demands, installed_version, remedy
 from s2robot.gl import BACKENDS, probe_gl
+from s2robot.machine import processor
 
 HELP = "checks this machine: versions, processor, memory, rendering, and how to mend what is missing"
 VERBS: dict[str, str] = {}
-_BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # as /proc/cpuinfo names them, x86 and ARM
 
 
 def run(config: Any, verb: str) -> int:
@@ -41,14 +41,8 @@ def machine() -> dict[str, str]:
 
 
 def _processor() -> str:
-    text = _read("/proc/cpuinfo")
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    info = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = (info.get("flags") or info.get("Features") or "").split()
-    bf16 = [flag for flag in _BF16_FLAGS if flag in flags]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    model = info.get("model name") or platform.processor() or platform.machine()
-    return f"{model}, {cores} cores for this process, bfloat16 {'by ' + bf16[0] if bf16 else 'not supported'}"
+    return f"{processor()}, {cores} cores for this process"
 
 
 def _memory() -> str:

@@ -217,6 +217,7 @@ def _arm_record(
         latency_p50_ms=cost.latency_p50_ms,
         latency_p95_ms=cost.latency_p95_ms,
         peak_mb=cost.peak_mb,
+        machine=cost.machine,
         encode_frames_s=frames_s,
         runs=runs,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s2robot.machine import machine
 from s2robot.policies.agent import Agent
 from s2robot.policies.batch import Inputs
 from s2robot.types import DatasetSpec, Observation
@@ -24,7 +25,7 @@ POLICY_ROWS = (1, 50)
 class InferenceCost:
     """Of one decision at batch 1: frames in, action chunk out. `peak_mb` is the process's peak resident memory on the
     CPU (libraries and weights included), the peak of allocated device memory on a GPU. `policy_ms` is the median of the
-    policy alone, tokens in and chunk out, by batch size.
+    policy alone, tokens in and chunk out, by batch size. `machine` says what they were measured on.
     """
 
     latency_p50_ms: float
@@ -35,6 +36,7 @@ class InferenceCost:
     params: int
     policy_params: int
     policy_ms: dict[str, float]
+    machine: str
 
 
 def measure_inference(checkpoint: Path, device: str = "auto") -> InferenceCost:
@@ -69,6 +71,7 @@ def _measure(checkpoint: str, device: str) -> InferenceCost:
         params=agent.encoder.cost().params + policy_params,
         policy_params=policy_params,
         policy_ms={str(rows): _policy_ms(agent, _decisions(agent, observations[0], rows)) for rows in POLICY_ROWS},
+        machine=f"{machine(agent.device)}, {torch.get_num_threads()} threads",
     )
 
 

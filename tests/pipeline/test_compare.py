@@ -77,7 +77,7 @@ def check_report(out: Path, report: dict[str, Any]) -> None:
     task = report["tasks"]["lift"]
     keys = {"name", "encoder", "sizes", "weights_sha256", "gmac_image", "gmac_decision", "params", "latency_ms"}
     for arm in task["arms"]:
-        assert {*keys, "peak_mb", "runs", "success"} <= arm.keys()
+        assert {*keys, "peak_mb", "machine", "runs", "success"} <= arm.keys()
         assert arm["success"]["n"] == 2
         assert {"train_seed", "train_s", "success"} <= arm["runs"][0].keys()
     assert [arm["policy"] for arm in task["arms"]] == ["bc_mlp", "bc_mlp", "flow"]

@@ -14,11 +14,21 @@ import pytest
 from PIL import Image
 
 from s2robot.errors import DamagedError, MismatchError, S2RobotError
+from s2robot.pipeline.report import plots
 from s2robot.pipeline.report.join import join_reports, read_report
 from s2robot.pipeline.report.outcomes import Outcome, aggregate, read_outcomes, write_outcomes
 from s2robot.pipeline.report.plots import DARK, LIGHT, _apart, _clusters, _curve, learning_curves, success_against_gmac
 from s2robot.pipeline.report.records import ArmRecord, CurvePoint, RunRecord, build_report, run_rows
-from s2robot.pipeline.report.tables import arm_table, notes, print_report, task_heading, to_markdown, to_text, verdicts
+from s2robot.pipeline.report.tables import (
+    arm_table,
+    notes,
+    print_report,
+    task_heading,
+    to_document,
+    to_markdown,
+    to_text,
+    verdicts,
+)
 from s2robot.pipeline.report.videos import side_by_side
 from s2robot.pipeline.report.write import write_report
 
@@ -49,7 +59,7 @@ def arm(name: str, successes: list[list[int]], curve: bool = True) -> ArmRecord:
     return ArmRecord(
         name, "none" if blind else "vit_tiny", () if blind else (112, 224), None if blind else "ab" * 32,
         GMAC[name], 2 * GMAC[name], 5_700_000, "bc_mlp", 480_000, {"1": 0.8, "50": 4.0}, 9.7, 12.1,
-        None if blind else 221.5, None if blind else 131.0, runs,
+        None if blind else 221.5, "a processor", None if blind else 131.0, runs,
     )  # fmt: skip
 
 
@@ -172,6 +182,19 @@ def test_contrasts_of_the_experiment_come_first_and_every_pair_once():
     )
     assert [" ".join(pair) for pair in names[:7]] == primary + secondary
     assert len({frozenset(pair) for pair in names}) == len(names) == 21
+
+
+def test_latencies_of_two_machines_are_told_apart_and_not_drawn_on_one_axis(monkeypatch):
+    arms = [arm("s2", [[1, 0]]), arm("large", [[1, 1]]), replace(arm("base", [[0, 1]]), machine="another processor")]
+    alike, mixed = (report(*arms[:2], last) for last in (arm("base", [[0, 1]]), arms[2]))
+    assert "- Latencies: a processor." in to_document(alike, {})
+    note = next(line for line in to_document(mixed, {}).splitlines() if "on machines that differ" in line)
+    assert "s2 on lift, large on lift: a processor; base on lift: another processor." in note
+    drawn = []
+    monkeypatch.setattr(plots, "_draw_arm", lambda axes, x, arm, *rest: drawn.append((arm["name"], axes.get_xlabel())))
+    plots.success_against_latency(mixed["tasks"]["lift"], "lift")
+    assert [name for name, _ in drawn] == ["s2", "large"]
+    assert "left out: 1 arm timed on another machine" in drawn[0][1]
 
 
 def test_several_training_seeds_are_pooled_and_mcnemar_keeps_to_the_first():

@@ -9,7 +9,6 @@ Dims: b frames, s side of a frame (px).
 from __future__ import annotations
 
 import multiprocessing
-import platform
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from torch import Tensor
 from s2robot.encoders import load_encoder
 from s2robot.encoders.backbone import resolve_device
 from s2robot.errors import S2RobotError
+from s2robot.machine import machine
 from s2robot.pipeline.bench.contestants import MATMUL_SIDE, Contestant, Kind, Models, Setting
 from s2robot.pipeline.measure import peak_memory_mb
 from s2robot.progress import progress
@@ -231,16 +231,6 @@ def _frames(count: int, side: int) -> UInt8[Tensor, "b 3 s s"]:
 def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
     values = np.percentile(1e3 * np.array(seconds), [50, 95, 99])
     return dict(zip(("p50", "p95", "p99"), map(float, values), strict=True))
-
-
-def machine(device: torch.device) -> str:
-    """Processor or GPU, and torch's version."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor()}, torch {torch.__version__}"
 
 
 def as_text(rows: Sequence[Row]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from s2robot.data.features import shift_view
 from s2robot.errors import S2RobotError
-from s2robot.pipeline.bench.encoder import machine
+from s2robot.machine import machine
 from s2robot.pipeline.dataset import Split, TrainingData
 from s2robot.pipeline.distributed import Group
 from s2robot.pipeline.encode import FRAMES_PER_BATCH

@@ -6,6 +6,7 @@ so that the figures survive a grey printer. Controls (random, blind) are hollow.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,9 +67,15 @@ def success_against_gmac(task: Mapping[str, Any], name: str, theme: Theme = LIGH
 
 
 def success_against_latency(task: Mapping[str, Any], name: str, theme: Theme = LIGHT) -> bytes:
-    """Success rate with Wilson 95 % intervals against the median latency of one decision."""
-    costs = [arm["latency_ms"]["p50"] for arm in task["arms"]]
-    return _success_plot(task, name, costs, "Latency of one decision at batch 1, median (ms)", theme, band=False)
+    """Success rate with Wilson 95 % intervals against the median latency of one decision, for the arms that were timed
+    on the same machine as most: latencies of two machines do not belong on one axis.
+    """
+    machine, count = Counter(arm.get("machine") for arm in task["arms"]).most_common(1)[0]
+    costs = [arm["latency_ms"]["p50"] if arm.get("machine") == machine else None for arm in task["arms"]]
+    label = "Latency of one decision at batch 1, median (ms)"
+    if others := len(costs) - count:
+        label += f"\nleft out: {others} arm{'s' * (others > 1)} timed on another machine"
+    return _success_plot(task, name, costs, label, theme, band=False)
 
 
 def learning_curves(task: Mapping[str, Any], name: str, theme: Theme = LIGHT) -> bytes | None:
@@ -102,9 +109,11 @@ def learning_curves(task: Mapping[str, Any], name: str, theme: Theme = LIGHT) ->
 
 
 def _success_plot(
-    task: Mapping[str, Any], name: str, costs: Sequence[float], xlabel: str, theme: Theme, band: bool
+    task: Mapping[str, Any], name: str, all_costs: Sequence[float | None], xlabel: str, theme: Theme, band: bool
 ) -> bytes:
-    arms = _styled(task["arms"], theme)
+    """An arm whose cost is None is left out."""
+    drawn = [(cost, arm) for cost, arm in zip(all_costs, _styled(task["arms"], theme), strict=True) if cost is not None]
+    costs, arms = [cost for cost, _ in drawn], [arm for _, arm in drawn]
     with rc_context(_rc(theme)):
         figure = Figure(figsize=(5.2, 3.5), layout="constrained")
         axes = figure.subplots()

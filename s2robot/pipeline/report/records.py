@@ -68,7 +68,7 @@ class ArmRecord:
 
     `params` and `gmac_decision` include the policy. `weights_sha256` is that of `weights_identity`; it and
     `encode_frames_s` are None for an arm without an encoder, `sizes` is empty. `peak_mb` is None where it was not
-    measured. `policy_ms` is the latency of the policy alone by batch size.
+    measured. `policy_ms` is the latency of the policy alone by batch size. `machine` is that of the latencies.
     """
 
     name: str
@@ -84,6 +84,7 @@ class ArmRecord:
     latency_p50_ms: float
     latency_p95_ms: float
     peak_mb: float | None
+    machine: str | None
     encode_frames_s: float | None
     runs: Sequence[RunRecord]
 
@@ -208,6 +209,7 @@ def _arm(arm: ArmRecord, lined_up: TaskOutcomes) -> dict[str, Any]:
         "policy_ms": {rows: _finite(ms) for rows, ms in arm.policy_ms.items()},
         "latency_ms": {"p50": _finite(arm.latency_p50_ms), "p95": _finite(arm.latency_p95_ms)},
         "peak_mb": _finite(arm.peak_mb),
+        "machine": arm.machine,
         "encode_frames_s": _finite(arm.encode_frames_s),
         "runs": [_run(run, success[run.train_seed]) for run in sorted(arm.runs, key=lambda r: r.train_seed)],
         "success": {

@@ -96,6 +96,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         "difference, normalised actions). missed/other/open: failures by where the gripper closed nearest to any "
         "object: at the named one, at another, or never.",
         _setup_note(report["setup"]),
+        *_machine_notes(report),
     ]
     trained = sorted(
         {arm["name"] for task in report["tasks"].values() for arm in task["arms"] if arm["encoder"] == "pixels"}
@@ -122,6 +123,18 @@ def _setup_note(setup: Mapping[str, Any]) -> str:
         return f"{shared}, {_policy_note(setup)}; report.json has every setting."
     parts = [f"{name}: {_policy_note(content)}" for name, content in own.items()]
     return f"{shared}. {'; '.join([*parts, 'others: ' + _policy_note(setup)])}; report.json has every setting."
+
+
+def _machine_notes(report: Mapping[str, Any]) -> list[str]:
+    """What each latency was measured on; told apart where machines differ."""
+    timed: dict[str, list[str]] = {}
+    for name, task in report["tasks"].items():
+        for arm in task["arms"]:
+            timed.setdefault(arm.get("machine") or "a machine not recorded", []).append(f"{arm['name']} on {name}")
+    if len(timed) == 1:
+        return [f"Latencies: {next(iter(timed))}."]
+    parts = "; ".join(f"{', '.join(arms)}: {machine}" for machine, arms in timed.items())
+    return [f"Latencies and memory were measured on machines that differ and compare only within one. {parts}."]
 
 
 def _policy_note(content: Mapping[str, Any]) -> str:
