@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes what docs/encoders.md reports, into results/encoders: hours on two cores. Each stage keeps what it finished.
 #
-#   scripts/encoder_results.sh probe | curves | objectives | zoo | bench REFERENCE_CHECKOUT | compare TASK [ARMS]
+#   scripts/encoder_results.sh probe [ENCODERS [PROBES]] | reconstruct | curves | objectives | zoo | bench REFERENCE_CHECKOUT | compare TASK [ARMS]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 RUN=.venv/bin/s2robot
@@ -16,18 +16,37 @@ first_weights() {
     mv "$FIRST.partial" "$FIRST"
 }
 
-probe() { # new, first and random weights under every arm; reconstruction of large's tokens, large at two scales as ceiling
+entries() { # encoders' names as entries of a list: ARM_first and ARM_random are an arm with other weights
+    local name arm weights
+    for name in "$@"; do
+        arm=${name%_*} weights=vit_tiny_112
+        [ "$arm" != large ] || weights=vit_small_128
+        case "$name" in
+        *_first) printf '{%s:{encoder:%s,path:%s}},' "$name" "$arm" "$FIRST/$weights" ;;
+        *_random) printf '{%s:{encoder:%s,weights:random}},' "$name" "$arm" ;;
+        *) printf '%s,' "$name" ;;
+        esac
+    done | sed 's/,$//'
+}
+
+ask() { # ENCODERS PROBES and more arguments of `s2robot probe`; joins what probe.json has already
     first_weights
-    local all="s2_unpooled,fine_unpooled," arm weights success=null
+    local known="" success=null
+    [ ! -f "$OUT/probe.json" ] || known="$OUT/probe.json"
     [ ! -f "$OUT/compare.json" ] || success="$OUT/compare.json"
-    for arm in base s2 large fine; do
-        weights=vit_tiny_112
-        [ "$arm" = large ] && weights=vit_small_128
-        all+="$arm,{${arm}_first:{encoder:$arm,path:$FIRST/$weights}},{${arm}_random:{encoder:$arm,weights:random}},"
-    done
-    $RUN probe "encoders=[${all%,}]" target=large "ceiling={large_s2:{encoder:large,sizes:[128,256]}}" "success=$success" frame_px=256 out=outputs/probe
-    cp outputs/probe/{probe.json,probe.png,reconstruction.json} "$OUT"
-    [ ! -f outputs/probe/correlation.json ] || cp outputs/probe/correlation.json "$OUT"
+    $RUN probe "encoders=[$(entries ${1//,/ })]" "probes=[$2]" "beside=[$known]" "success=$success" frame_px=256 "${@:3}" out=outputs/probe
+    cp outputs/probe/{probe.json,probe.png,correlation.json} "$OUT"
+}
+
+probe() { # all encoders and probes, or those given
+    local all="s2_unpooled,fine_unpooled" arm
+    for arm in base s2 large fine; do all+=",$arm,${arm}_first,${arm}_random"; done
+    ask "${1:-$all}" "${2:-}"
+}
+
+reconstruct() { # of large's tokens, with large at two scales as ceiling
+    ask base,s2,s2_unpooled,fine,fine_unpooled depth target=large "ceiling={large_s2:{encoder:large,sizes:[128,256]}}"
+    cp outputs/probe/reconstruction.json "$OUT"
 }
 
 curves() { # what position finds along the pre-training of both sizes, which is done first where it was not
@@ -58,15 +77,16 @@ bench() { $RUN bench encoder reference="${1:?give a checkout of github.com/bfshi
 
 compare() { # one task of three, three training seeds; all twelve arms or those given; joins what compare.json has already
     first_weights
-    local known="" arms=()
+    local known="" names="${2:-}" arms=()
+    names=${names//[\[\]]/}
     [ ! -f "$OUT/compare.json" ] || known="$OUT/compare.json"
-    [ -z "${2:-}" ] || arms=("experiment.arms=$2")
+    [ -z "$names" ] || arms=("experiment.arms=[$(entries ${names//,/ })]")
     $RUN compare experiment=encoders "experiment.tasks=[${1:?give a task}]" "${arms[@]}" "beside=[$known]" out=outputs/encoders
     cp outputs/encoders/report.json "$OUT/compare.json"
     cp outputs/encoders/{report.md,*.png,*.mp4} "$OUT"
 }
 
 case "${1:-}" in
-probe | curves | objectives | zoo | bench | compare) "$@" ;;
+probe | reconstruct | curves | objectives | zoo | bench | compare) "$@" ;;
 *) sed -n 's/^#   //p' "$0" && exit 2 ;;
 esac

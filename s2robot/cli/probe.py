@@ -19,7 +19,7 @@ def run(config: Any, verb: str) -> int | None:
     from s2robot.errors import S2RobotError
     from s2robot.pipeline.probe.curves import kept_weights
     from s2robot.pipeline.probe.probes import PROBES
-    from s2robot.pipeline.probe.result import probe
+    from s2robot.pipeline.probe.result import probe, read_rows
     from s2robot.pipeline.probe.run import ProbeConfig
     from s2robot.storage import read_json
 
@@ -34,7 +34,8 @@ def run(config: Any, verb: str) -> int | None:
     report = read_json(Path(config.success)) if config.success else None
     if report is not None and "tasks" not in report:
         raise S2RobotError(f"success={config.success} is no report.json of `s2robot compare`: it has no tasks")
-    result, out = probe(ProbeConfig(**settings), kept, report), Path(config.out)
+    beside = [row for path in listed(plain["beside"]) for row in read_rows(Path(path))]
+    result, out = probe(ProbeConfig(**settings), kept, report, beside), Path(config.out)
     result.write(out)
     print("\n".join(result.lines()))
     print(f"written: {out / 'probe.json'}, {out / 'probe.png'}")

@@ -349,6 +349,27 @@ def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, c
     assert main([*arguments[:-4], "target=null", *arguments[-3:]]) == 0
     assert json.loads((tmp_path / "probe.json").read_text()) == rows
 
+    alone = [
+        *arguments[:2],
+        "tasks=[lift]",
+        "probes=[joints]",
+        *arguments[4:7],
+        "target=null",
+        "workers=0",
+        "device=cpu",
+    ]
+    alone = ["probe", "encoders=[base]", *alone[2:], "weight_seeds=2"]
+    finished = tmp_path / "probe.json"
+    finished.rename(tmp_path / "whole.json")
+    beside = f"beside=[{tmp_path / 'whole.json'}]"
+    assert main([*alone, beside, f"out={tmp_path}"]) == 0, "what another run asked joins this one's"
+    assert json.loads(finished.read_text()) == rows
+    other = [line | {"asked": "0" * 16} for line in rows]
+    (tmp_path / "whole.json").write_text(json.dumps(other))
+    capsys.readouterr()
+    assert main([*alone, beside, f"out={tmp_path}"]) == 2
+    assert "how joints on lift was asked differs" in capsys.readouterr().err
+
 
 def test_curves_over_what_a_pretraining_kept(tmp_path, monkeypatch, capsys):
     for module in (frames_module, run_module):
@@ -398,6 +419,8 @@ def test_curves_over_what_a_pretraining_kept(tmp_path, monkeypatch, capsys):
         ("ceiling={one:{encoder:s3}}", "unknown encoder 's3'"),
         ("ceiling={one:{},two:{}}", "is no encoder; give a name, or {new_name:"),
         ("success=pyproject.toml", "pyproject.toml is not valid JSON"),
+        ("beside=[nowhere.json]", "there is no nowhere.json; give the probe.json of a finished `s2robot probe`"),
+        ("beside=results/deploy/latency.json", "latency.json is no probe.json of this version: its rows have asked,"),
     ],
 )
 def test_bad_input_is_one_line(change: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from s2robot.errors import S2RobotError
 from s2robot.pipeline.probe.curves import Kept, curve_plot
 from s2robot.pipeline.probe.reconstruct import Reconstruction
-from s2robot.pipeline.probe.run import ProbeConfig, Row, run_probes, run_reconstructions
+from s2robot.pipeline.probe.run import ProbeConfig, Row, asked, run_probes, run_reconstructions
 from s2robot.pipeline.probe.table import Correlation, as_text, correlate, plot, reconstructions_as_text, to_json
-from s2robot.storage import write_atomic, write_json
+from s2robot.storage import read_json, write_atomic, write_json
+from s2robot.types import require_equal
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,45 @@ class ProbeResult:
         return {} if weights is None else {"run": weights.name, "samples": weights.samples, "tmac": weights.tmac}
 
 
-def probe(config: ProbeConfig, kept: Mapping[str, Kept], report: Mapping[str, Any] | None) -> ProbeResult:
-    """Ask everything. Resumable; `report` is one of `s2robot compare`, whose success rates probes are held against."""
-    rows = run_probes(config)
+def probe(
+    config: ProbeConfig, kept: Mapping[str, Kept], report: Mapping[str, Any] | None, beside: Sequence[Row] = ()
+) -> ProbeResult:
+    """Ask everything. Resumable; `report` is one of `s2robot compare`, whose success rates probes are held against,
+    `beside` are rows of other runs, which join these.
+
+    Raises MismatchError as `join_rows` does, where it can be known before anything is asked.
+    """
+    join_rows(beside, (), asked(config))
+    rows = join_rows(beside, run_probes(config), asked(config))
     correlations = None if report is None else correlate(rows, report)
     return ProbeResult(rows, run_reconstructions(config), kept, correlations)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """A `probe.json` that another run wrote. Raises S2RobotError where it is none."""
+    if not path.is_file():
+        raise S2RobotError(f"there is no {path}; give the probe.json of a finished `s2robot probe`")
+    lines: Any = read_json(path)
+    names = {field.name for field in fields(Row)}
+    if not isinstance(lines, list) or any(not isinstance(line, dict) or line.keys() != names for line in lines):
+        raise S2RobotError(f"{path} is no probe.json of this version: its rows have {', '.join(sorted(names))}")
+    return [Row(**{**line, "ci95": tuple(line["ci95"])}) for line in lines]
+
+
+def join_rows(others: Sequence[Row], own: Sequence[Row], how: Mapping[tuple[str, str], str]) -> list[Row]:
+    """Rows of several runs as those of one; what both have is taken from `own`. `how` is what (source, probe) have to
+    say as `asked`.
+
+    Raises MismatchError where a probe was asked on other frames or an encoder of one name had other weights.
+    """
+    remedy = "join runs of the same frames, split, steps and weights"
+    known = dict(how)
+    weights: dict[str, str] = {}
+    for row in (*own, *others):
+        theirs = known.setdefault((row.source, row.probe), row.asked)
+        require_equal(f"how {row.probe} on {row.source} was asked", theirs, row.asked, remedy)
+        require_equal(
+            f"the weights of {row.encoder}", weights.setdefault(row.encoder, row.weights), row.weights, remedy
+        )
+    joined = {(row.source, row.probe, row.head, row.encoder): row for row in (*others, *own)}
+    return list(joined.values())

@@ -96,6 +96,10 @@ class ProbeConfig:
         [found] = named_encoders([wanted]).values()
         return load_encoder(found, self.device)
 
+    def training(self) -> Training:
+        """Of the small heads."""
+        return Training(steps=self.steps)
+
     def scenes(self) -> FrameRecipe:
         """The random scenes' frames."""
         return FrameRecipe(SCENES, None, "", self.frame_px, self.frames)
@@ -104,7 +108,7 @@ class ProbeConfig:
 @dataclass(frozen=True)
 class Row:
     """One line of the result: a head of a probe on one encoder's tokens. `ci95` is a bootstrap over `frames`, those it
-    was scored on.
+    was scored on; `asked` is the fingerprint of frames, split and training, which rows that are compared share.
     """
 
     encoder: str
@@ -118,13 +122,14 @@ class Row:
     lower_is_better: bool
     frames: int
     weight_seeds: int
+    asked: str
 
 
 def run_probes(config: ProbeConfig) -> list[Row]:
     """Every probe of every encoder on held-out frames, and of the constant predictor. Resumable."""
     folder = Path(config.out)
     cache = FeatureCache(folder / "cache")
-    sources = _sources(config)
+    sources, how = _sources(config), asked(config)
     rows: list[Row] = []
     variants = _variants(config)
     for source, (recipe, probes) in sources.items():
@@ -139,7 +144,7 @@ def run_probes(config: ProbeConfig) -> list[Row]:
                 value = float(np.mean([about.reduce(one.sum(0)) for one in frames]))
                 rows.append(
                     Row(name, weights, source, probe, head, value, about.unit, bootstrap(frames, about.reduce),
-                        about.lower_is_better, frames.shape[1], len(encoders))
+                        about.lower_is_better, frames.shape[1], len(encoders), how[source, probe])
                 )  # fmt: skip
     return rows
 
@@ -159,6 +164,15 @@ def run_reconstructions(config: ProbeConfig) -> list[Reconstruction]:
     ceiling = None if config.ceiling is None else tokens(config.ceiling)
     sources = [name for name in config.encoder_configs() if name != config.target]
     return [reconstruct(name, tokens(name), config.target, target, ceiling) for name in sources]
+
+
+def asked(config: ProbeConfig) -> dict[tuple[str, str], str]:
+    """(source, probe) -> what `Row.asked` will say."""
+    return {
+        (source, probe.name): fingerprint(_asked(config, recipe, probe))[:16]
+        for source, (recipe, probes) in _sources(config).items()
+        for probe in probes
+    }
 
 
 def _sources(config: ProbeConfig) -> dict[str, tuple[FrameRecipe, list[Probe]]]:
@@ -206,28 +220,31 @@ def _scores(
     labels: Mapping[str, np.ndarray],
 ) -> dict[tuple[str, str], np.ndarray]:
     """(probe, head) -> statistics per held-out frame, from the file of a finished run where there is one."""
-    training = Training(steps=config.steps)
     data: Tokens | None = None
     scores: dict[tuple[str, str], np.ndarray] = {}
     for probe in probes:
-        identity = {
-            "version": VERSION,
-            "probe": probe.name,
-            "frames": [recipe.identity(), recipe.frames, config.held_out],
-            "training": asdict(training),
-            "encoder": CONSTANT if encoder is None else encoder.fingerprint,
-        }
+        identity = {**_asked(config, recipe, probe), "encoder": CONSTANT if encoder is None else encoder.fingerprint}
         path = Path(config.out) / "parts" / f"{recipe.source}-{probe.name}-{fingerprint(identity)[:16]}.npz"
         if not path.exists():
             say(f"probe {probe.name} of {name} on {recipe.source}")
             data = data or _tokens(config, recipe, name, encoder, cache, paths)
             buffer = io.BytesIO()
-            arrays: Any = dict(probe.heads(data, labels, training))
+            arrays: Any = dict(probe.heads(data, labels, config.training()))
             np.savez_compressed(buffer, **arrays)
             write_atomic(path, buffer.getvalue())
         with np.load(path, allow_pickle=False) as kept:
             scores |= {(probe.name, head): kept[head] for head in kept.files}
     return scores
+
+
+def _asked(config: ProbeConfig, recipe: FrameRecipe, probe: Probe) -> dict[str, Any]:
+    """What determines a probe's figures besides the encoder."""
+    return {
+        "version": VERSION,
+        "probe": probe.name,
+        "frames": [recipe.identity(), recipe.frames, config.held_out],
+        "training": asdict(config.training()),
+    }
 
 
 def _tokens(
