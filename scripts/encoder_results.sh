@@ -77,11 +77,9 @@ bench() { $RUN bench encoder reference="${1:?give a checkout of github.com/bfshi
 
 compare() { # one task of three, three training seeds; all twelve arms or those given; joins what compare.json has already
     first_weights
-    local known="" names="${2:-}" arms=()
-    names=${names//[\[\]]/}
+    local known=""
     [ ! -f "$OUT/compare.json" ] || known="$OUT/compare.json"
-    [ -z "$names" ] || arms=("experiment.arms=[$(entries ${names//,/ })]")
-    $RUN compare experiment=encoders "experiment.tasks=[${1:?give a task}]" "${arms[@]}" "beside=[$known]" out=outputs/encoders
+    $RUN compare experiment=encoders "experiment.tasks=[${1:?give a task}]" "only=[${2:-}]" "beside=[$known]" out=outputs/encoders
     cp outputs/encoders/report.json "$OUT/compare.json"
     cp outputs/encoders/{report.md,*.png,*.mp4} "$OUT"
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes results/policies, which docs/policies.md reports: hours on two cores. Each stage keeps what it finished.
 #
-#   scripts/policy_results.sh pools | table | hard POLICY TASK | bench
+#   scripts/policy_results.sh pools [POOLS] | table TASK [POLICIES] | hard POLICY TASK [ARMS] | bench
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 RUN=.venv/bin/s2robot
@@ -9,25 +9,24 @@ OUT=results/policies
 WORK=outputs/encoders # demonstrations and features are those of scripts/encoder_results.sh compare, where that has run
 mkdir -p "$OUT"
 
-compare() { # EXPERIMENT: one of configs/experiment
-    $RUN compare "experiment=$1" "out=$WORK"
-    mkdir -p "$OUT/$1"
-    cp "$WORK"/report.{json,md} "$WORK"/table.json "$OUT/$1"
+compare() { # FOLDER of results/policies and arguments of `s2robot compare`; joins what is in that folder already
+    local into="$OUT/$1" known=""
+    [ ! -f "$into/report.json" ] || known="$into/report.json"
+    $RUN compare "${@:2}" "beside=[$known]" "out=$WORK"
+    mkdir -p "$into"
+    cp "$WORK"/report.{json,md} "$WORK"/table.json "$into"
 }
 
-pools() { compare pools; } # how the token grid is read, on validation seeds
+pools() { compare pools experiment=pools "only=[${1:-}]"; } # how the token grid is read, on validation seeds
 
-table() { # every small policy on three tasks
-    compare policies
+table() { # small policies on one of three tasks
+    compare policies experiment=policies "experiment.tasks=[${1:?give a task}]" "only=[${2:-}]"
     cp "$OUT/policies/table.json" "$OUT/table.json"
 }
 
-hard() { # one policy on six arms of a hard task, three training seeds; bc_mlp's is scripts/encoder_results.sh compare
-    local policy="${1:?give a policy}" task="${2:?give a task}"
-    $RUN compare experiment=encoders "experiment.policy=$policy" "~experiment.recipe" "+experiment.recipe={stride:2}" "experiment.tasks=[$task]" \
-        "experiment.arms=[base,s2,large,fine,random,blind]" "out=$WORK"
-    mkdir -p "$OUT/$policy-$task"
-    cp "$WORK"/report.{json,md} "$WORK"/table.json "$OUT/$policy-$task"
+hard() { # one policy on the arms of a hard task, three training seeds; bc_mlp's is scripts/encoder_results.sh compare
+    compare "${1:?give a policy}" experiment=encoders "experiment.policy=$1" "~experiment.recipe" "+experiment.recipe={stride:2}" \
+        "experiment.tasks=[${2:?give a task}]" "only=[${3:-base,s2,large,fine,random,blind}]"
 }
 
 bench() { # cached features against the encoder inside every step

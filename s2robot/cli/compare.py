@@ -22,7 +22,8 @@ def run(config: Any, verb: str) -> int | None:
 
     experiment: Any = OmegaConf.to_container(config.experiment, resolve=True)
     beside = tuple(Path(report) for report in listed(config.beside))
-    comparison = Comparison(Experiment.from_config(experiment), Path(config.out), config.workers, config.device, beside)
+    chosen = Experiment.from_config(experiment).only(listed(config.only))
+    comparison = Comparison(chosen, Path(config.out), config.workers, config.device, beside)
     command = shlex.join(["s2robot", *sys.argv[1:]])
     print_report(comparison.run(command))
     print(f"report: {Path(config.out) / 'report.html'}")

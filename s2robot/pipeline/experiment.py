@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from s2robot.configs import choice, listed
@@ -101,6 +101,14 @@ class Experiment:
         lists = {k: listed(v) for k, v in config.items() if k in LISTS}
         plain: dict[str, Any] = {**config, **lists}
         return cls(**plain)
+
+    def only(self, names: Sequence[str]) -> Experiment:
+        """Those of its arms, or all where no name is given. Raises S2RobotError for one that it does not have."""
+        by_name = dict(zip((arm.name for arm in self.each_arm()), self.arms, strict=True))
+        for name in names:
+            if name not in by_name:
+                raise unknown_name("arm of the experiment", name, by_name)
+        return replace(self, arms=tuple(by_name[name] for name in names)) if names else self
 
     def task_config(self, name: str) -> dict[str, Any]:
         """The task as it is demonstrated and evaluated here."""

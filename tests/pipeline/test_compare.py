@@ -166,3 +166,13 @@ def test_nested_overrides_keep_their_neighbours() -> None:
     assert arms[0].policy["observation"]["pool"] == mean  # another part, so nothing of the old one
     assert arms[2].policy == choice("policy", "flow")  # an arm's own policy has its own overrides and recipe
     assert (arms[0].recipe_of(0).batch_size, arms[2].recipe_of(0).batch_size) == (32, 256)
+
+
+def test_a_part_of_an_experiment_by_the_names_of_its_arms() -> None:
+    whole = Experiment.from_config(choice("experiment", "encoders"))
+    part = whole.only(["s2_first", "base"])
+    assert [arm.name for arm in part.each_arm()] == ["s2_first", "base"]
+    assert part.each_arm()[0].encoder["path"] == "outputs/first_weights/vit_tiny_112"
+    assert whole.only([]) == whole
+    with pytest.raises(S2RobotError, match=r"unknown arm of the experiment 's2_frist'.*did you mean 's2_first'"):
+        whole.only(["s2_frist"])
