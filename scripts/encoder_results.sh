@@ -79,6 +79,7 @@ compare() { # one task of three, three training seeds; all twelve arms or those 
     first_weights
     local known=""
     [ ! -f "$OUT/compare.json" ] || known="$OUT/compare.json"
+    rm -f outputs/encoders/*.{png,mp4} # of another experiment in the same folder
     $RUN compare experiment=encoders "experiment.tasks=[${1:?give a task}]" "only=[${2:-}]" "beside=[$known]" out=outputs/encoders
     cp outputs/encoders/report.json "$OUT/compare.json"
     cp outputs/encoders/{report.md,*.png,*.mp4} "$OUT"

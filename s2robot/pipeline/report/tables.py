@@ -126,15 +126,19 @@ def _setup_note(setup: Mapping[str, Any]) -> str:
 
 
 def _machine_notes(report: Mapping[str, Any]) -> list[str]:
-    """What each latency was measured on; told apart where machines differ."""
-    timed: dict[str, list[str]] = {}
+    """What each arm was timed on, its latency at least; told apart where machines differ."""
+    timed: dict[str, dict[str, list[str]]] = {}
     for name, task in report["tasks"].items():
         for arm in task["arms"]:
-            timed.setdefault(arm.get("machine") or "a machine not recorded", []).append(f"{arm['name']} on {name}")
+            machine = arm.get("machine") or "a machine not recorded"
+            timed.setdefault(machine, {}).setdefault(name, []).append(arm["name"])
     if len(timed) == 1:
-        return [f"Latencies: {next(iter(timed))}."]
-    parts = "; ".join(f"{', '.join(arms)}: {machine}" for machine, arms in timed.items())
-    return [f"Latencies and memory were measured on machines that differ and compare only within one. {parts}."]
+        return [f"Times were measured on {next(iter(timed))}."]
+    lines = ["Times and memory were measured on machines that differ and compare only within one."]
+    for machine, tasks in timed.items():
+        arms = "; ".join(f"{name} ({', '.join(names)})" for name, names in tasks.items())
+        lines.append(f"{machine}: {arms}.")
+    return [" ".join(lines)]
 
 
 def _policy_note(content: Mapping[str, Any]) -> str:
