@@ -12,9 +12,10 @@ mkdir -p "$OUT"
 compare() { # FOLDER of results/policies and arguments of `s2robot compare`; joins what is in that folder already
     local into="$OUT/$1" known=""
     [ ! -f "$into/report.json" ] || known="$into/report.json"
+    rm -f "$WORK"/*.{png,mp4} # of another experiment in the same folder
     $RUN compare "${@:2}" "beside=[$known]" "out=$WORK"
     mkdir -p "$into"
-    cp "$WORK"/report.{json,md} "$WORK"/table.json "$into"
+    cp "$WORK"/report.{json,md} "$WORK"/table.json "$WORK"/*.{png,mp4} "$into"
 }
 
 pools() { compare pools experiment=pools "only=[${1:-}]"; } # how the token grid is read, on validation seeds
