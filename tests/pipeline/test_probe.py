@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from s2robot.cli.main import main
 from s2robot.configs import choice
 from s2robot.encoders.huggingface import WEIGHTS_FOLDER
+from s2robot.errors import MismatchError
 from s2robot.pipeline.probe import frames as frames_module
 from s2robot.pipeline.probe import run as run_module
 from s2robot.pipeline.probe.dense import mean_iou
@@ -22,6 +24,7 @@ from s2robot.pipeline.probe.heads import CELLS, DenseHead, Training, dual_weight
 from s2robot.pipeline.probe.objects import visible
 from s2robot.pipeline.probe.probes import PROBES
 from s2robot.pipeline.probe.reconstruct import frame_errors, reconstruct
+from s2robot.pipeline.probe.result import join_rows
 from s2robot.pipeline.probe.run import Row, bootstrap
 from s2robot.pipeline.probe.scores import MIN_PIXELS, Tokens, balanced, kernels
 from s2robot.pipeline.probe.table import correlate, reconstructions_as_text
@@ -270,8 +273,30 @@ def test_reconstruction_of_what_is_linear_and_of_noise():
 
 def row(encoder: str, value: float) -> Row:
     return Row(
-        encoder, f"{SHA[:12]}+other", "pick_cube", "position", "small", value, "mm", (value, value), True, 100, 1
+        encoder,
+        f"{SHA[:12]}+other",
+        "pick_cube",
+        "position",
+        "small",
+        value,
+        "mm",
+        (value, value),
+        True,
+        100,
+        1,
+        "asked",
     )
+
+
+def test_rows_of_other_runs_join_in_their_order_and_ones_own_win():
+    others, own = [row("a", 3), row("b", 5)], [row("b", 4), row("c", 6)]
+    assert [(line.encoder, line.value) for line in join_rows(others, own, {})] == [("a", 3), ("b", 4), ("c", 6)]
+    with pytest.raises(MismatchError, match=r"the weights of b differs .*'other' against '[0-9a-f]+\+other'"):
+        join_rows(others, [replace(own[0], weights="other")], {})
+    with pytest.raises(
+        MismatchError, match=r"how position on pick_cube was asked differs .*'otherwise' against 'asked'"
+    ):
+        join_rows(others, [], {("pick_cube", "position"): "otherwise"})
 
 
 def test_rank_correlation_is_plus_one_where_the_better_probe_wins():
