@@ -15,14 +15,14 @@ compare() { # FOLDER of results/policies and arguments of `s2robot compare`; joi
     rm -f "$WORK"/*.{png,mp4} # of another experiment in the same folder
     $RUN compare "${@:2}" "beside=[$known]" "out=$WORK"
     mkdir -p "$into"
-    cp "$WORK"/report.{json,md} "$WORK"/table.json "$WORK"/*.{png,mp4} "$into"
+    cp "$WORK"/report.{json,md} "$WORK"/*.{png,mp4} "$into"
 }
 
 pools() { compare pools experiment=pools "only=[${1:-}]"; } # how the token grid is read, on validation seeds
 
 table() { # small policies on one of three tasks
     compare policies experiment=policies "experiment.tasks=[${1:?give a task}]" "only=[${2:-}]"
-    cp "$OUT/policies/table.json" "$OUT/table.json"
+    cp "$WORK/table.json" "$OUT"
 }
 
 hard() { # one policy on the arms of a hard task, three training seeds; bc_mlp's is scripts/encoder_results.sh compare

@@ -374,25 +374,15 @@ def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, c
     assert main([*arguments[:-4], "target=null", *arguments[-3:]]) == 0
     assert json.loads((tmp_path / "probe.json").read_text()) == rows
 
-    alone = [
-        *arguments[:2],
-        "tasks=[lift]",
-        "probes=[joints]",
-        *arguments[4:7],
-        "target=null",
-        "workers=0",
-        "device=cpu",
-    ]
-    alone = ["probe", "encoders=[base]", *alone[2:], "weight_seeds=2"]
-    finished = tmp_path / "probe.json"
-    finished.rename(tmp_path / "whole.json")
-    beside = f"beside=[{tmp_path / 'whole.json'}]"
-    assert main([*alone, beside, f"out={tmp_path}"]) == 0, "what another run asked joins this one's"
-    assert json.loads(finished.read_text()) == rows
-    other = [line | {"asked": "0" * 16} for line in rows]
-    (tmp_path / "whole.json").write_text(json.dumps(other))
+    whole = tmp_path / "whole.json"
+    (tmp_path / "probe.json").rename(whole)
+    part = ["probe", "encoders=[base]", "tasks=[lift]", "probes=[joints]", *arguments[4:7], f"beside=[{whole}]"]
+    part += [f"out={tmp_path}", "workers=0", "device=cpu"]
+    assert main(part) == 0
+    assert json.loads((tmp_path / "probe.json").read_text()) == rows, "what another run asked joins this one's"
+    whole.write_text(json.dumps([line | {"asked": "0" * 16} for line in rows]))
     capsys.readouterr()
-    assert main([*alone, beside, f"out={tmp_path}"]) == 2
+    assert main(part) == 2
     assert "how joints on lift was asked differs" in capsys.readouterr().err
 
 
