@@ -27,11 +27,15 @@ class Diffusion(nn.Module):
         context: shape of the context.
         action: shape of a chunk.
         net: configuration of the denoiser (`denoiser.Denoiser`).
-        sampler: ddpm (arXiv 2006.11239), ddim with eta 0 (2010.02502) or dpm++ (second order, 2211.01095).
+        sampler: ddpm (arXiv 2006.11239), ddim with eta 0 (2010.02502) or dpm++ (second order, 2211.01095; its first
+            order is ddim, and is what runs under that name).
         train_steps: noise levels, on the squared cosine schedule (2102.09672).
         steps: denoising steps at inference.
         prediction: what the net predicts, "epsilon" (the noise) or "sample" (the clean chunk).
-        clip: bound of a clean chunk's normalised values while it is denoised (ddpm and ddim); None for none.
+        clip: bound of a clean chunk's normalised values while it is denoised; None, for predicted samples alone, for
+            none.
+
+    Raises S2RobotError for values that do not fit.
     """
 
     def __init__(
@@ -54,10 +58,17 @@ class Diffusion(nn.Module):
         )  # its solver divides by the gap between two levels
         if not 1 <= steps <= most:
             raise S2RobotError(f"steps={steps} of train_steps={train_steps} by {sampler}; give 1 to {most}")
+        if clip is not None and clip <= 0:
+            raise S2RobotError(f"clip={clip}; give a bound above 0, or null for none")
+        if clip is None and prediction == "epsilon":
+            raise S2RobotError(
+                "clip=null with prediction=epsilon: at the highest level an error of the noise is magnified a "
+                "thousandfold in the chunk; give a bound, 1 for min_max and 6 for z_score"
+            )
         self.net = instantiate(net, context, action)
-        self.train_steps, self.steps, self.prediction = train_steps, steps, prediction
-        self.noiser, self.sampler = _scheduler("ddpm", train_steps, prediction, clip), sampler
-        self.scheduler = _scheduler(sampler, train_steps, prediction, clip)
+        self.train_steps, self.steps, self.prediction, self.clip = train_steps, steps, prediction, clip
+        self.noiser, self.sampler = _scheduler("ddpm", train_steps), sampler
+        self.scheduler = _scheduler(sampler, train_steps)
         self.scheduler.set_timesteps(steps)
         self.levels: list[int] = self.scheduler.timesteps.tolist()
 
@@ -74,7 +85,7 @@ class Diffusion(nn.Module):
 
     def sample(self, context: Float[Tensor, "b s e"], noise: Float[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
         """Chunks from the given noise. DDPM's further noise comes from a generator per row that this noise seeds."""
-        if self.sampler == "dpm++":  # remembers its last two guesses, and what comes next
+        if self.sampler != "ddpm":  # remembers its last two guesses, and what comes next
             self.scheduler.set_timesteps(self.steps)
             self.scheduler.set_begin_index(0)
         more: dict[str, Any] = {"generator": _generators(noise)} if self.sampler == "ddpm" else {}
@@ -82,26 +93,39 @@ class Diffusion(nn.Module):
         moments = self.net.time(noise.new_tensor(self.levels) / self.train_steps)
         for level, moment in zip(self.levels, moments, strict=True):
             guess = self.net(chunk, moment.expand(len(chunk), -1), prepared)
-            chunk = self.scheduler.step(guess, level, chunk, **more).prev_sample
+            chunk = self.scheduler.step(self._clean(guess, level, chunk), level, chunk, **more).prev_sample
         return chunk
 
+    def _clean(
+        self, guess: Float[Tensor, "b k a"], level: int, noisy: Float[Tensor, "b k a"]
+    ) -> Float[Tensor, "b k a"]:
+        """The bounded clean chunk that the net's prediction amounts to."""
+        if self.prediction == "epsilon":
+            signal = self.noiser.alphas_cumprod[level].item()
+            guess = (noisy - (1 - signal) ** 0.5 * guess) / signal**0.5
+        return guess if self.clip is None else guess.clamp(-self.clip, self.clip)
 
-def _scheduler(name: str, train_steps: int, prediction: str, clip: float | None) -> Any:
+
+def _scheduler(name: str, train_steps: int) -> Any:
+    """It steps by clean chunks, whatever the net predicts."""
     import diffusers
 
     common = {
         "num_train_timesteps": train_steps,
         "beta_schedule": "squaredcos_cap_v2",
-        "prediction_type": prediction,
+        "prediction_type": "sample",
     }
-    if name == "dpm++":
-        return diffusers.DPMSolverMultistepScheduler(**common)
-    if name not in SAMPLERS:
-        raise unknown_name("sampler", name, SAMPLERS)
-    kind = diffusers.DDPMScheduler if name == "ddpm" else diffusers.DDIMScheduler
     # Levels from the highest down: "leading" would begin below it, as if pure noise still held some of the chunk.
-    clipping = {"clip_sample": clip is not None, "clip_sample_range": clip}
-    return kind(timestep_spacing="trailing", **clipping, **common)
+    match name:
+        case "ddpm":
+            return diffusers.DDPMScheduler(clip_sample=False, timestep_spacing="trailing", **common)
+        case (
+            "ddim"
+        ):  # diffusers' DDIMScheduler ends a step beside where the next begins, unless steps divide train_steps
+            return diffusers.DPMSolverMultistepScheduler(solver_order=1, timestep_spacing="trailing", **common)
+        case "dpm++":
+            return diffusers.DPMSolverMultistepScheduler(**common)
+    raise unknown_name("sampler", name, SAMPLERS)
 
 
 def _generators(noise: Float[Tensor, "b k a"]) -> list[torch.Generator]:

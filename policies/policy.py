@@ -19,16 +19,16 @@ from s2robot.policies.memory import EpisodeMemory
 from s2robot.targets import instantiate
 
 ABOUT = ("name", "actions", "recipe")  # keys of a policy's configuration that are not arguments of its module
-Z_SCORES_REACH = 6.0  # standard deviations that single actions of a demonstration lie away from the mean
+REACH = {"min_max": 1.0, "z_score": 6.0}  # what single actions of a demonstration come to, once normalised
 
 
 def build_policy(config: Mapping[str, Any], shapes: Shapes) -> ChunkPolicy:
     """The untrained policy of a configuration. Raises S2RobotError for keys and values that do not fit."""
-    clip = config["head"].get("clip")
-    if clip and clip < Z_SCORES_REACH and config.get("actions", {}).get("normalise", "z_score") == "z_score":
+    clip, normalise = config["head"].get("clip"), config.get("actions", {}).get("normalise", "z_score")
+    if clip is not None and clip < REACH[normalise]:
         raise S2RobotError(
-            f"policy.head.clip={clip} would cut z-scored actions off at {clip} standard deviations; give "
-            f"policy.actions.normalise=min_max, or a clip of at least {Z_SCORES_REACH:g}"
+            f"policy.head.clip={clip} would cut off actions of policy.actions.normalise={normalise}, which come to "
+            f"{REACH[normalise]:g}; give at least that"
         )
     try:
         policy: ChunkPolicy = instantiate({key: value for key, value in config.items() if key not in ABOUT}, shapes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import threading
@@ -68,6 +69,37 @@ def test_the_checkpoint_is_the_point_that_solves_most_validation_seeds(
     assert open_checkpoint(tmp_path)[0] == result.checkpoint
     curve = {point["step"]: point for point in result.curve}
     assert [curve[step]["success"] for step in steps] == [0.0, 0.0]
+
+
+def test_neither_validation_nor_rollouts_touch_the_training(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RolloutPool({**TASK, "horizon": 8}, 1) as pool:
+        judged = train(
+            job(demonstrations, cache, rollouts=2, rollout_seeds="10000:10002"), tmp_path / "judged", ALONE, pool
+        )
+    assert {"val_loss", "success"} <= {key for point in judged.curve for key in point}
+    monkeypatch.setattr(train_module, "validate", lambda policy, split: 0.0)
+    train(job(demonstrations, cache), tmp_path / "alone", ALONE)
+    (one, _), (other, _) = (newest_checkpoint(tmp_path / run / "checkpoints") for run in ("judged", "alone"))  # type: ignore[misc]
+    for file in ("policy.safetensors", "train_state.safetensors"):
+        assert (one / file).read_bytes() == (other / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_compiled_steps_lose_what_eager_ones_do(
+    demonstrations: EpisodeStore, cache: FeatureCache, tmp_path: Path
+) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch compiles for a CPU with g++, which is not here")
+    without_chance = {"head": {"dropout": 0.0}, "observation": {"token_dropout": 0.0, "proprio_noise": 0.0}}
+    policy = choice("policy", "bc_mlp", without_chance)
+    curves = []
+    for compiled in (False, True):
+        run = replace(job(demonstrations, cache, compile=compiled), policy=policy)
+        curve = train(run, tmp_path / str(compiled), ALONE).curve
+        curves.append([point[key] for point in curve for key in ("train_loss", "val_loss")])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
 
 
 @pytest.mark.parametrize(("solved", "best"), [([3, 5, 4], 20), ([5, 5, 4], 20), ([0, 0, 0], 30)])
@@ -352,7 +384,7 @@ def test_a_recipe_that_cannot_be_is_one_line(changes: dict[str, Any], message: s
         (
             {"head": {"clip": 1.0}},
             {},
-            r"policy.head.clip=1.0 would cut z-scored actions off at 1.0 standard dev",
+            r"policy.head.clip=1.0 would cut off actions of .*normalise=z_score, which come to 6",
         ),
         ({"head": {"dropout": 2}}, {}, r"policy bc_mlp cannot be built: dropout probability"),
         ({"ensemble": -1}, {}, r"ensemble=-1; give a rate of at least 0, or null for none"),

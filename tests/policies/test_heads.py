@@ -6,6 +6,7 @@ from dataclasses import replace
 from pydoc import locate
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -99,6 +100,51 @@ def test_a_sampler_finds_a_distribution_that_is_not_centred(sampler: str, steps:
     assert 0.4 < found.std() < 0.55
 
 
+@pytest.mark.parametrize("steps", [8, 10, 60])
+def test_every_step_of_ddim_ends_where_the_next_begins(steps: int) -> None:
+    """Where all data are one chunk, the noise in it stays the same at every level that the net is told."""
+    head, seen = diffusion("sample", steps=steps), []
+
+    class Constant(Exact):
+        def forward(self, noisy: torch.Tensor, moment: torch.Tensor, prepared: torch.Tensor) -> torch.Tensor:
+            signal = self.signal[(100 * moment[:, :, None]).round().long()]
+            seen.append((noisy - 1.5 * signal.sqrt()) / (1 - signal).sqrt())
+            return torch.full_like(noisy, 1.5)
+
+    head.net = Constant(head.noiser.alphas_cumprod, mean=1.5, std=0.0)
+    noise = torch.randn(8, 4, 2)
+    found = head.sample(torch.zeros(8, 1, 4), noise)
+    torch.testing.assert_close(torch.stack(seen), noise.expand(steps, 8, 4, 2), atol=2e-3, rtol=0)
+    torch.testing.assert_close(found, torch.full_like(found, 1.5), atol=1e-5, rtol=0)
+
+
+def test_ddim_is_that_of_diffusers_where_the_steps_divide_the_levels() -> None:
+    head = diffusion("sample", steps=10)
+    theirs = diffusers.DDIMScheduler(
+        100, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False, timestep_spacing="trailing"
+    )
+    theirs.set_timesteps(10)
+    context, chunk = torch.randn(8, 1, 4), torch.randn(8, 4, 2)
+    found, prepared = head.sample(context, chunk), head.net.prepare(context)
+    for level in theirs.timesteps:
+        guess = head.net(chunk, head.net.time(level[None] / 100).expand(8, -1), prepared)
+        chunk = theirs.step(guess, level, chunk).prev_sample
+    torch.testing.assert_close(found, chunk, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_a_small_error_of_the_noise_stays_small(sampler: str) -> None:
+    """At the highest level nearly all is noise: its error counts a thousandfold in an unbounded clean chunk."""
+    found = []
+    for error in (0.0, 0.01):
+        head = diffusion("epsilon", sampler, steps=10)
+        head.clip = 2.0
+        head.net = Exact(head.noiser.alphas_cumprod, mean=0.0, std=0.3, prediction="epsilon", error=error)
+        noise = torch.randn(1024, 4, 2, generator=torch.Generator().manual_seed(0))
+        found.append(head.sample(torch.zeros(1024, 1, 4), noise))
+    assert (found[1] - found[0]).abs().mean() < 0.1
+
+
 @pytest.mark.parametrize("prediction", ["sample", "epsilon"])
 def test_the_loss_is_least_for_what_is_to_be_predicted(prediction: str) -> None:
     """Of independent normal numbers the exact denoiser leaves the posterior's variance; of the other target more."""
@@ -131,11 +177,13 @@ def test_a_kernel_that_changes_the_length_of_a_chunk_is_refused() -> None:
 
 
 class Exact(torch.nn.Module):
-    """The denoiser that knows the data: independent normal numbers."""
+    """The denoiser that knows the data, independent normal numbers, but for a constant error."""
 
-    def __init__(self, signal: torch.Tensor, mean: float, std: float, prediction: str = "sample") -> None:
+    def __init__(
+        self, signal: torch.Tensor, mean: float, std: float, prediction: str = "sample", error: float = 0.0
+    ) -> None:
         super().__init__()
-        self.signal, self.mean, self.variance, self.prediction = signal, mean, std**2, prediction
+        self.signal, self.mean, self.variance, self.prediction, self.error = signal, mean, std**2, prediction, error
 
     def time(self, time: torch.Tensor) -> torch.Tensor:
         return time.unsqueeze(1)
@@ -147,12 +195,25 @@ class Exact(torch.nn.Module):
         signal = self.signal[(100 * moment[:, :, None]).round().long()]
         gain = signal.sqrt() * self.variance / (signal * self.variance + 1 - signal)
         clean = self.mean + gain * (noisy - signal.sqrt() * self.mean)
-        return clean if self.prediction == "sample" else (noisy - signal.sqrt() * clean) / (1 - signal).sqrt()
+        exact = clean if self.prediction == "sample" else (noisy - signal.sqrt() * clean) / (1 - signal).sqrt()
+        return exact + self.error
 
 
 def test_a_solver_that_would_divide_by_zero_is_refused() -> None:
     with pytest.raises(S2RobotError, match=r"steps=100 of train_steps=100 by dpm\+\+; give 1 to 99"):
         build_policy(choice("policy", "diffusion_unet", {"head": {"sampler": "dpm++", "steps": 100}}), SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("head", "line"),
+    [
+        ({"clip": 0.0}, r"clip=0.0 would cut off actions of .*normalise=min_max, which come to 1; give at least that"),
+        ({"clip": None, "prediction": "epsilon"}, "clip=null with prediction=epsilon: .* give a bound"),
+    ],
+)
+def test_a_bound_that_bounds_too_much_or_too_little_is_refused(head: dict[str, Any], line: str) -> None:
+    with pytest.raises(S2RobotError, match=line):
+        build_policy(choice("policy", "diffusion_unet", {"head": head}), SHAPES)
 
 
 def test_attention_to_the_context_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,7 @@ def run_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "policy": arm["policy"],
             "task": task,
             "arm": arm["name"],
+            "encoder": arm["encoder"],
             "train_seed": run["train_seed"],
             "success": {**run["success"], "wilson95": _interval(**run["success"])},
             "train_min": _finite(None if run["train_s"] is None else run["train_s"] / 60),
