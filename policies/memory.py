@@ -1,16 +1,17 @@
 """What an agent remembers of one episode: the observations that it still looks back at, and its latest chunks.
 
-Dims: n tokens, c channels, p proprioception, g goal, k chunk, a action, e executed actions.
+Dims: h w frame (px), n tokens, c channels, p proprioception, g goal, k chunk, a action, e executed actions.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from s2robot.errors import S2RobotError
 
@@ -18,12 +19,14 @@ from s2robot.errors import S2RobotError
 class Seen(NamedTuple):
     """One observation as the policy reads it: tokens (n, c) by camera, proprioception, goal.
 
-    Tokens are tensors with torch and numpy arrays in a bundle, which needs none.
+    Tokens are tensors with torch and numpy arrays in a bundle, which needs none. `frames` are what they were made of,
+    where a camera may deliver less often than is decided.
     """
 
     tokens: Mapping[str, Any]
     proprio: Float32[np.ndarray, " p"]
     goal: Float32[np.ndarray, " g"]
+    frames: Mapping[str, UInt8[np.ndarray, "h w 3"]] = MappingProxyType({})
 
 
 class EpisodeMemory:

@@ -14,6 +14,7 @@ from s2robot.errors import S2RobotError
 
 PACKAGE = "s2robot"
 SCALARS = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,), "None": (type(None),)}
+LISTS = {f"{of}[{kind}{more}]": kind for kind in SCALARS for of, more in (("Sequence", ""), ("tuple", ", ..."))}
 
 
 def instantiate(config: Mapping[str, Any], *args: Any) -> Any:
@@ -27,26 +28,40 @@ def instantiate(config: Mapping[str, Any], *args: Any) -> Any:
     missing = [key for key, value in keys.items() if isinstance(value, str) and value == "???"]
     if missing:
         raise S2RobotError(f"{build.__name__} needs a value for {', '.join(missing)}; give {missing[0]}=...")
+    return call_checked(build, f"configuration of {build.__name__}", *args, **keys)
+
+
+def call_checked(build: Any, what: str, /, *args: Any, **keys: Any) -> Any:
+    """Call `build`, which `what` describes, with `args` and `keys`.
+
+    Raises S2RobotError for keys that it does not know, naming those it does, and for values of another type where a
+    scalar or a list of them is annotated.
+    """
     signature = inspect.signature(build)
     try:
         signature.bind(*args, **keys)
     except TypeError as error:
         allowed = ", ".join(signature.parameters)
-        raise S2RobotError(f"configuration of {build.__name__}: {error}; keys are {allowed}") from error
+        raise S2RobotError(f"{what}: {error}; keys are {allowed}") from error
     for key, value in keys.items():
         if key in signature.parameters:  # and not one of **kwargs
-            _require_type(f"configuration of {build.__name__}: {key}", value, signature.parameters[key].annotation)
+            _require_type(f"{what}: {key}", value, signature.parameters[key].annotation)
     return build(*args, **keys)
 
 
 def _require_type(what: str, value: Any, annotation: Any) -> None:
-    """Of scalars and their unions; annotations are strings in this package (PEP 563)."""
+    """Of scalars, lists of them and their unions; annotations are strings in this package (PEP 563)."""
     names = str(annotation).split(" | ")
-    if not set(names) <= SCALARS.keys():
+    if not set(names) <= SCALARS.keys() | LISTS.keys() or any(_is(value, name) for name in names):
         return
-    accepted = {kind for name in names for kind in SCALARS[name]}
-    if type(value) not in accepted:
-        raise S2RobotError(f"{what}={value!r} is a {type(value).__name__}; allowed: {' or '.join(names)}")
+    allowed = " or ".join(f"a list of {LISTS[name]}" if name in LISTS else name for name in names)
+    raise S2RobotError(f"{what}={value!r} is a {type(value).__name__}; allowed: {allowed}")
+
+
+def _is(value: Any, name: str) -> bool:
+    if name in LISTS:
+        return isinstance(value, list | tuple) and all(_is(one, LISTS[name]) for one in value)
+    return type(value) in SCALARS[name]
 
 
 def resolve_target(target: Any) -> Any:

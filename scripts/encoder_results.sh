@@ -16,7 +16,7 @@ first_weights() {
     mv "$FIRST.partial" "$FIRST"
 }
 
-entries() { # encoders' names as entries of a list: ARM_first and ARM_random are an arm with other weights
+entries() { # encoders' names as entries of a list: ARM_first and ARM_random are an arm with other weights; s2's is random
     local name arm weights
     for name in "$@"; do
         arm=${name%_*} weights=vit_tiny_112
@@ -39,8 +39,8 @@ ask() { # ENCODERS PROBES and more arguments of `s2robot probe`; joins what prob
 }
 
 probe() { # all encoders and probes, or those given
-    local all="s2_unpooled,fine_unpooled" arm
-    for arm in base s2 large fine; do all+=",$arm,${arm}_first,${arm}_random"; done
+    local all="s2_unpooled,fine_unpooled,random,s2,s2_first" arm
+    for arm in base large fine; do all+=",$arm,${arm}_first,${arm}_random"; done
     ask "${1:-$all}" "${2:-}"
 }
 
@@ -82,7 +82,7 @@ compare() { # one task of three, three training seeds; all twelve arms or those 
     rm -f outputs/encoders/*.{png,mp4} # of another experiment in the same folder
     $RUN compare experiment=encoders "experiment.tasks=[${1:?give a task}]" "only=[${2:-}]" "beside=[$known]" out=outputs/encoders
     cp outputs/encoders/report.json "$OUT/compare.json"
-    cp outputs/encoders/{report.md,*.png,*.mp4} "$OUT"
+    cp outputs/encoders/{report.md,table.json,*.png,*.mp4} "$OUT"
 }
 
 case "${1:-}" in

@@ -10,6 +10,7 @@ from s2robot.errors import S2RobotError
 from s2robot.targets import instantiate
 
 ROBOT = {"_target_": "s2robot.deploy.robots.sim.SimRobot", "task": {}, "limits": {}}
+ENCODER = {"_target_": "s2robot.encoders.huggingface.huggingface_encoder", "path": "embedded:x", "sizes": [112]}
 POOL = {"_target_": "s2robot.policies.pools.MeanPool"}
 
 
@@ -20,6 +21,9 @@ POOL = {"_target_": "s2robot.policies.pools.MeanPool"}
         ({**ROBOT, "camera_hz": None}, r"SimRobot: camera_hz=None is a NoneType; allowed: float"),
         ({**ROBOT, "seed": 1.5}, r"SimRobot: seed=1.5 is a float; allowed: int"),
         ({**ROBOT, "seed": True}, r"SimRobot: seed=True is a bool; allowed: int"),
+        ({**ENCODER, "grid": 7}, r"encoder: grid=7 is a int; allowed: a list of int or None"),
+        ({**ENCODER, "sizes": [112, "a"]}, r"encoder: sizes=\[112, 'a'\] is a list; allowed: a list of int"),
+        ({**ENCODER, "sizes": [112.0, 224.0]}, r"encoder: sizes=\[112.0, 224.0\] is a list; allowed: a list of int"),
     ],
 )
 def test_a_scalar_of_another_type_is_refused(config: dict[str, Any], message: str) -> None:

@@ -29,10 +29,11 @@ def _encoder(plain: dict[str, Any]) -> None:
 
     from s2robot.pipeline.bench.encoder import BenchConfig, as_text, bench_encoder
     from s2robot.storage import write_json
+    from s2robot.targets import call_checked
 
     settings = {field.name: plain[field.name] for field in fields(BenchConfig)}
     settings["modes"] = listed(plain["modes"])
-    rows = bench_encoder(BenchConfig(**settings))
+    rows = bench_encoder(call_checked(BenchConfig, "bench encoder", **settings))
     print("\n".join(as_text(rows)))
     if plain["out"]:
         write_json(Path(plain["out"]), [asdict(row) for row in rows])

@@ -14,12 +14,15 @@ def run(config: Any, verb: str) -> int | None:
 
     from s2robot.encoders.backbone import resolve_device
     from s2robot.pipeline.pretrain.run import PretrainConfig, pretrain
+    from s2robot.targets import call_checked
 
     plain: Any = OmegaConf.to_container(config, resolve=True)
     device, model, objective = plain.pop("device"), plain.pop("model"), plain.pop("objective")
     for key in ("name", "lr"):  # resolved into out= and lr=
         model.pop(key)
     plain["scales"] = tuple(plain["scales"]) if isinstance(plain["scales"], list) else (plain["scales"],)
-    folder = pretrain(PretrainConfig(**model, **objective, **plain), str(resolve_device(device)))
+    folder = pretrain(
+        call_checked(PretrainConfig, "pretrain", **model, **objective, **plain), str(resolve_device(device))
+    )
     print(f"weights in {folder}; use them with encoder=hf encoder.path={folder}")
     return None

@@ -22,6 +22,7 @@ def run(config: Any, verb: str) -> int | None:
     from s2robot.pipeline.probe.result import probe, read_rows
     from s2robot.pipeline.probe.run import ProbeConfig
     from s2robot.storage import read_json
+    from s2robot.targets import call_checked
 
     plain: Any = OmegaConf.to_container(config)
     settings = {field.name: plain[field.name] for field in fields(ProbeConfig)}
@@ -35,7 +36,7 @@ def run(config: Any, verb: str) -> int | None:
     if report is not None and "tasks" not in report:
         raise S2RobotError(f"success={config.success} is no report.json of `s2robot compare`: it has no tasks")
     beside = [row for path in listed(plain["beside"]) for row in read_rows(Path(path))]
-    result, out = probe(ProbeConfig(**settings), kept, report, beside), Path(config.out)
+    result, out = probe(call_checked(ProbeConfig, "probe", **settings), kept, report, beside), Path(config.out)
     result.write(out)
     print("\n".join(result.lines()))
     print(f"written: {out / 'probe.json'}, {out / 'probe.png'}")

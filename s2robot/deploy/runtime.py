@@ -80,9 +80,21 @@ class BundlePolicy:
         return self.decide(memory.steps(), self.noise(*key))
 
     def see(self, observation: Observation, memory: EpisodeMemory) -> None:
-        """Encode an observation into an episode's memory. Raises S2RobotError where it does not fit."""
-        tokens = {camera: self.encode(camera, observation.images) for camera in self.cameras}
-        memory.push(Seen(tokens, self._vector("proprio", observation), self._vector("goal", observation)))
+        """Encode an observation into an episode's memory; a frame that a camera has not renewed since the last one is
+        not encoded again. Raises S2RobotError where it does not fit.
+        """
+        last = memory.steps()[-1] if memory.steps() else None
+        tokens, frames = {}, {}
+        for camera in self.cameras:
+            if last is not None and _same(last.frames[camera], observation.images.get(camera)):
+                tokens[camera], frames[camera] = last.tokens[camera], last.frames[camera]
+            else:
+                tokens[camera] = self.encode(camera, observation.images)
+                frames[camera] = observation.images[
+                    camera
+                ].copy()  # a driver may write its next frame into the same array
+        proprio, goal = self._vector("proprio", observation), self._vector("goal", observation)
+        memory.push(Seen(tokens, proprio, goal, frames))
 
     def warm_up(self) -> None:
         """The first inferences allocate and are several times slower: here nobody waits for them."""
@@ -129,6 +141,10 @@ class BundleEncoder:
     def __call__(self, frame: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "n c"]:
         """Tokens of a frame, row by row of the manifest's grid. Raises S2RobotError where the frame does not fit."""
         return _tokens(self._session, self.manifest.camera, frame)
+
+
+def _same(before: UInt8[np.ndarray, "h w 3"], frame: Any) -> bool:
+    return isinstance(frame, np.ndarray) and frame.dtype == before.dtype and np.array_equal(before, frame)
 
 
 def _tokens(session: Any, camera: CameraSpec, frame: Any) -> Float32[np.ndarray, "n c"]:

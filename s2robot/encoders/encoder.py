@@ -6,6 +6,7 @@ tokens, c channels of the backbone times the number of sizes.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -181,8 +182,9 @@ class MultiscaleEncoder(nn.Module):
         map_, prefix = multiscale_maps(self.backbone, blank, (side,), side, self.backbone.num_prefix_tokens)
         rows, columns = (cells * tiles for cells in map_.shape[-2:])
         wanted = (rows, columns) if grid is None else tuple(grid)
-        if len(wanted) != 2 or not (1 <= wanted[0] <= rows and 1 <= wanted[1] <= columns):
-            raise S2RobotError(f"grid={grid}; the map is {rows} x {columns}: pool it to two numbers within that")
+        whole = len(wanted) == 2 and all(isinstance(cells, numbers.Integral) for cells in wanted)
+        if not whole or not (1 <= wanted[0] <= rows and 1 <= wanted[1] <= columns):
+            raise S2RobotError(f"grid={grid}; the map is {rows} x {columns}: pool it to two whole numbers within that")
         return (wanted[0], wanted[1]), map_.shape[1] * len(self.sizes), prefix.shape[1]
 
     def normalised_squares(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b 3 s s"]:

@@ -6,7 +6,8 @@ vision towers), ResNet, ConvNeXt. Pickled weights are read with `weights_only`; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,21 +159,28 @@ def _from_hub(path: str, need_weights: bool) -> Path:
 
 
 def _mean_std(folder: Path) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and std on the scale [0, 1] from preprocessor_config.json; 0 and 1 where it does not normalise."""
+    """Mean and std from preprocessor_config.json, brought to pixels from 0 to 1 where the publisher scales otherwise;
+    0 and 1 where it does not normalise.
+    """
     file = folder / "preprocessor_config.json"
     if not file.exists():
         raise S2RobotError(f'{folder} lacks {file.name}; write one with "image_mean" and "image_std" (RGB, 0 to 1)')
     settings = read_json(file)
     if not isinstance(settings, dict):
         raise S2RobotError(f"{file} is no mapping; it says how the publisher prepares an image")
-    if not settings.get("do_normalize", True):
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     try:
-        red, green, blue = map(float, settings["image_mean"])
-        std_red, std_green, std_blue = map(float, settings["image_std"])
+        white = 255.0 * float(settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0)
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        if settings.get("do_normalize", True):
+            mean, std = _rgb(settings["image_mean"]), _rgb(settings["image_std"])
     except (KeyError, TypeError, ValueError) as error:
         raise S2RobotError(f'{file} holds no "image_mean" and "image_std"; add both (RGB, 0 to 1)') from error
-    return (red, green, blue), (std_red, std_green, std_blue)
+    return (mean, std) if math.isclose(white, 1.0) else (_rgb(mean, white), _rgb(std, white))
+
+
+def _rgb(values: Iterable[float], over: float = 1.0) -> tuple[float, float, float]:
+    red, green, blue = (float(value) / over for value in values)
+    return red, green, blue
 
 
 def _vision_config(folder: Path) -> Any:

@@ -62,8 +62,9 @@ class Encoder(Protocol):
 
 
 def weights_identity(encoder: Encoder) -> str:
-    """sha256 of the files that the weights came from, the same on machines that compute in other precisions; of the
-    weights as they are now where they came from none.
+    """sha256 of the files that the weights came from or, of random ones, of what was drawn: the same on machines that
+    compute in other precisions. Of the weights as they are now where neither is known.
     """
-    files = encoder.spec().get("origin", {}).get("files")
-    return fingerprint(sorted(files.values())) if files else encoder.weights_sha256()
+    origin = encoder.spec().get("origin", {})
+    files, drawn = origin.get("files"), origin.get("drawn")
+    return fingerprint(sorted(files.values())) if files else drawn or encoder.weights_sha256()

@@ -12,6 +12,7 @@ c channels of the model, d = c * number of sizes, n tokens, q prefix tokens (cla
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -96,8 +97,8 @@ def tile_counts(sizes: Sequence[int], tile: int | None = None) -> list[int]:
 
     The side of a tile is size / count and may come out smaller than `tile`: 192 at tile 112 is 2 x 2 tiles of 96 px.
     """
-    if isinstance(sizes, int):
-        raise S2RobotError(f"sizes={sizes}; give a list of sides in px, e.g. [{sizes}]")
+    if isinstance(sizes, int | str) or not all(isinstance(size, numbers.Integral) for size in sizes):
+        raise S2RobotError(f"sizes={sizes!r}; give a list of whole sides in px, e.g. [112, 224]")
     if not sizes or min(sizes) < 1 or list(sizes) != sorted(set(sizes)):
         raise S2RobotError(f"sizes={list(sizes)}; give at least one side in px, ascending, each once, e.g. [112, 224]")
     tile = sizes[0] if tile is None else tile

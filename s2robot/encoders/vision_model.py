@@ -94,7 +94,10 @@ class Loaded:
         side, patch, prefix_tokens = geometry(tokens)
         architecture = {**self.architecture, **({} if layer == -1 else {"layer": layer})}
         origin = {"licence": licence, "files": {file.name: sha256_file(file) for file in self.files}}
-        return Backbone(tokens, name, patch, prefix_tokens, self.mean, self.std, side, architecture, origin)
+        backbone = Backbone(tokens, name, patch, prefix_tokens, self.mean, self.std, side, architecture, origin)
+        if not self.files:  # before any cast
+            backbone.origin["drawn"] = backbone.weights_sha256()
+        return backbone
 
 
 class Geometry(NamedTuple):

@@ -19,7 +19,7 @@ from s2robot.encoders.load import encoder_config
 from s2robot.errors import MismatchError, S2RobotError
 
 SCALES = ((1,), (1, 2), (1, 2, 3))
-WARM_UP, CALLS, BUDGET_S = 2, 20, 2.0  # a large model is timed fewer times, but at least twice
+WARM_UP, CALLS, BUDGET_S = 2, 20, 5.0  # a large model is timed fewer times, but at least twice
 
 
 @dataclass(frozen=True)

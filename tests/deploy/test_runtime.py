@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,13 @@ def test_a_frame_is_encoded_once_though_two_decisions_look_at_it(
     policy.see(seen[3], again)
     np.testing.assert_array_equal(policy.chunk(seen[4], again, (7, 3)), chunks[4])
     assert not np.array_equal(policy.chunk(seen[4], policy.new_memory(), (7, 3)), chunks[4]), "it looks back at one"
+    calls[0] = 0
+    camera = seen[0].images["front"].copy()
+    for index, renewed in enumerate([True, False, False, True, False]):  # it delivers less often than is decided
+        if renewed:
+            camera[:] = seen[index].images["front"]  # into the same memory
+        standing = policy.new_memory()
+        policy.see(replace(seen[index], images={"front": camera}), memory)
+        policy.see(replace(seen[index], images={"front": camera.copy()}), standing)
+        np.testing.assert_array_equal(memory.steps()[-1].tokens["front"], standing.steps()[-1].tokens["front"])
+    assert calls[0] == 2 + 5

@@ -89,6 +89,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 PICTURE = {"image_size": 32, "patch_size": 8}
 TEXT = {**SMALL, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 DINO = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, **PICTURE}
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 STAGES = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
 
 FRAME = {"height": 32, "width": 32}
@@ -158,9 +159,7 @@ HUGGINGFACE = {
         prefix=0,
     ),
     "resnet": Published(
-        lambda: transformers.ResNetModel(
-            transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
-        ),
+        lambda: transformers.ResNetModel(transformers.ResNetConfig(**RESNET)),
         lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0, **IMAGENET),
         prefix=0,
         side=224,

@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from encoder_models import HUGGINGFACE, IMAGENET, PICTURE, SMALL, TEXT, frames
+from encoder_models import HUGGINGFACE, IMAGENET, PICTURE, RESNET, SMALL, TEXT, frames
 from safetensors.torch import load_file, save_file
 
 from s2robot.encoders import MultiscaleEncoder, count_gmac, huggingface, huggingface_backbone
@@ -56,6 +56,42 @@ def test_a_folder_gives_the_features_of_upstream_on_the_raw_frame(name, model_fo
     assert features.prefix.shape[1] == prefix
     if prefix:
         torch.testing.assert_close(features.prefix, expected[:, :prefix], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "prepares",
+    [{"do_rescale": False}, {"rescale_factor": 1 / 127.5}, {"do_rescale": False, "do_normalize": False}],
+    ids=["unscaled", "to two", "as they are"],
+)
+def test_pixels_are_scaled_as_the_publisher_does(prepares, model_folder, tmp_path):
+    folder, model = model_folder("vit")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    settings = tmp_path / "preprocessor_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | prepares))
+    images = frames(2, 32)
+    found = MultiscaleEncoder(huggingface_backbone(str(tmp_path)), (32,), dtype="float32", device="cpu")(images)
+    torch.testing.assert_close(found.tokens, upstream(tmp_path, model, images)[:, 1:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("vit", lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL, **PICTURE))),
+        ("vit_mae", lambda: transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**SMALL, **PICTURE))),
+        ("resnet", lambda: transformers.ResNetForImageClassification(transformers.ResNetConfig(**RESNET))),
+    ],
+)
+def test_weights_that_the_hub_serves_with_heads_and_decoders_load(name, whole, model_folder, tmp_path):
+    shutil.copytree(model_folder(name)[0], tmp_path, dirs_exist_ok=True)
+    torch.manual_seed(0)
+    model = whole().eval()
+    model.save_pretrained(tmp_path)
+    if name == "vit_mae":
+        model.config.mask_ratio = 0.0
+    images = frames(2, 32)
+    found = MultiscaleEncoder(huggingface_backbone(str(tmp_path)), (32,), dtype="float32", device="cpu")(images)
+    expected = upstream(tmp_path, model.base_model, images, **options_of(name))
+    torch.testing.assert_close(found.tokens, flat(expected, HUGGINGFACE[name].prefix), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", HUGGINGFACE)
@@ -307,13 +343,18 @@ def test_a_file_of_weights_is_enough_where_a_card_says_the_rest(model_folder):
     assert list(alone.origin["files"]) == ["model.safetensors"]
 
 
-def test_weights_of_one_file_are_the_same_in_every_precision_and_random_ones_by_seed(model_folder):
+def test_weights_of_one_file_or_seed_are_the_same_in_every_precision(model_folder):
     path = str(model_folder("vit")[0])
     exact, rounded = (MultiscaleEncoder(huggingface_backbone(path), (32,), dtype=d) for d in ("float32", "bfloat16"))
     assert exact.weights_sha256() != rounded.weights_sha256()
     assert weights_identity(exact) == weights_identity(rounded)
-    drawn = [MultiscaleEncoder(huggingface_backbone(path, "random", seed), (32,), dtype="float32") for seed in (0, 1)]
-    assert len({weights_identity(encoder) for encoder in (exact, *drawn)}) == 3
+    drawn = [
+        MultiscaleEncoder(huggingface_backbone(path, "random", seed), (32,), dtype=dtype)
+        for seed, dtype in ((0, "float32"), (1, "float32"), (1, "bfloat16"))
+    ]
+    identities = [weights_identity(encoder) for encoder in (exact, *drawn)]
+    assert identities[-1] == identities[-2]
+    assert len(set(identities)) == 3
 
 
 def test_a_file_of_weights_without_a_card_says_what_to_give(model_folder):

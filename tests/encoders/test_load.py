@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from s2robot.encoders import Encoder, encoder_names, huggingface, load_encoder, match_sizes, matched, named_encoders
 from s2robot.encoders.load import encoder_config
-from s2robot.errors import S2RobotError
+from s2robot.errors import MismatchError, S2RobotError
 
 EMBEDDED = {"vit_tiny_112": (192, 3, 112), "vit_small_128": (384, 6, 128)}
 
@@ -77,7 +77,8 @@ def test_s2_large_and_fine_are_matched_and_match_sizes_finds_s2():
     assert matched(s2, large) == pytest.approx(0.986, abs=0.01)
     assert matched(s2, fine) == pytest.approx(0.966, abs=0.01)
     assert match_sizes(large, s2.backbone) == (112, 224)
-    assert match_sizes(s2, large.backbone) == (128,)
+    with pytest.raises(MismatchError, match=r"nearest is \[64, 128\]"):
+        match_sizes(s2, large.backbone)
 
 
 def test_what_a_caller_says_goes_before_what_the_yaml_says():

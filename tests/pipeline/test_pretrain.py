@@ -334,6 +334,24 @@ def test_a_number_of_frames_that_leaves_none_to_train_on_is_refused(tmp_path: Pa
         generate_frames(tmp_path, frames, 1_000_000, PX)
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("steps=abc", "pretrain: steps='abc' is a str; allowed: int"),
+        ("scales=[1,1.5]", "pretrain: scales=(1, 1.5) is a tuple; allowed: a list of int"),
+        ("scales=[1,a]", "pretrain: scales=(1, 'a') is a tuple; allowed: a list of int"),
+        ("scales=[2,1]", "scales=[2, 1]; ascending multiples of the tile from 1 on"),
+        ("model.heads=0", "heads=0 and layers=12 are at least 1"),
+    ],
+)
+def test_settings_that_are_none_are_refused_before_anything_is_drawn(
+    argument: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", argument, f"out={tmp_path / 'out'}", f"frames_dir={tmp_path / 'frames'}"]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_probes_seeds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(S2RobotError, match="reach the probes', from 9000000 on"):
         generate_frames(tmp_path, 2 * SHARD_FRAMES, 9_000_000 - SHARD_FRAMES, PX)

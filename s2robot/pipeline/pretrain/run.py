@@ -76,6 +76,11 @@ class PretrainConfig:
     threads: int
 
     def __post_init__(self) -> None:
+        if min(self.tile_px, self.hidden_size, self.heads, self.layers) < 1:
+            raise S2RobotError(
+                f"tile_px={self.tile_px}, hidden_size={self.hidden_size}, heads={self.heads} and layers={self.layers} "
+                "are at least 1"
+            )
         if self.tile_px % PATCH or self.hidden_size % self.heads:
             raise S2RobotError(
                 f"tile_px={self.tile_px} must divide by the patch of {PATCH} px and hidden_size={self.hidden_size} "
