@@ -208,6 +208,7 @@ def _arm_record(
         encoder=encoder.name,
         sizes=encoder.sizes,
         weights_sha256=weights_identity(encoder) if encoder.sizes else None,
+        dtype=encoder.spec().get("dtype") if encoder.sizes else None,
         gmac_image=cost.gmac_image,
         gmac_decision=cost.gmac_decision,
         params=cost.params,

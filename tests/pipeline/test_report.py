@@ -58,8 +58,8 @@ def arm(name: str, successes: list[list[int]], curve: bool = True) -> ArmRecord:
     blind = GMAC[name] == 0
     return ArmRecord(
         name, "none" if blind else "vit_tiny", () if blind else (112, 224), None if blind else "ab" * 32,
-        GMAC[name], 2 * GMAC[name], 5_700_000, "bc_mlp", 480_000, {"1": 0.8, "50": 4.0}, 9.7, 12.1,
-        None if blind else 221.5, "a processor", None if blind else 131.0, runs,
+        None if blind else "float32", GMAC[name], 2 * GMAC[name], 5_700_000, "bc_mlp", 480_000, {"1": 0.8, "50": 4.0},
+        9.7, 12.1, None if blind else 221.5, "a processor", None if blind else 131.0, runs,
     )  # fmt: skip
 
 
@@ -149,8 +149,8 @@ def test_the_report_holds_every_key_that_scripts_rely_on():
     assert {"tasks", "match_ratio", "stages_s", "versions"} <= set(built)
     record, pair = built["tasks"]["lift"]["arms"][0], built["tasks"]["lift"]["pairs"][0]
     assert {
-        "name", "encoder", "sizes", "weights_sha256", "gmac_image", "gmac_decision", "params", "latency_ms", "peak_mb",
-        "encode_frames_s", "runs", "success",
+        "name", "encoder", "sizes", "weights_sha256", "dtype", "gmac_image", "gmac_decision", "params", "latency_ms",
+        "peak_mb", "encode_frames_s", "runs", "success",
     } <= set(record)  # fmt: skip
     assert set(record["latency_ms"]) == {"p50", "p95"}
     assert {"train_seed", "train_s", "success"} <= set(record["runs"][0])
@@ -195,6 +195,14 @@ def test_latencies_of_two_machines_are_told_apart_and_not_drawn_on_one_axis(monk
     plots.success_against_latency(mixed["tasks"]["lift"], "lift")
     assert [name for name, _ in drawn] == ["s2", "large"]
     assert "left out: 1 arm timed on another machine" in drawn[0][1]
+
+
+def test_features_of_two_precisions_are_told_apart():
+    arms = [arm("s2", [[1, 0]]), arm("blind", [[0, 0]]), arm("large", [[1, 1]])]
+    assert "precisions" not in to_document(report(*arms), {})
+    rounded = replace(arms[2], dtype="bfloat16")
+    note = next(line for line in to_document(report(*arms[:2], rounded), {}).splitlines() if "precisions" in line)
+    assert note.endswith("may lie in that too. float32: lift (s2). bfloat16: lift (large).")
 
 
 def test_several_training_seeds_are_pooled_and_mcnemar_keeps_to_the_first():

@@ -66,15 +66,16 @@ class RunRecord:
 class ArmRecord:
     """All that was measured of one arm. Cost is per image or per decision (all cameras), latency at batch 1.
 
-    `params` and `gmac_decision` include the policy. `weights_sha256` is that of `weights_identity`; it and
-    `encode_frames_s` are None for an arm without an encoder, `sizes` is empty. `peak_mb` is None where it was not
-    measured. `policy_ms` is the latency of the policy alone by batch size. `machine` is that of the latencies.
+    `params` and `gmac_decision` include the policy. `weights_sha256` is that of `weights_identity`; it, `dtype` (that
+    it computes in) and `encode_frames_s` are None for an arm without an encoder, `sizes` is empty. `peak_mb` is None
+    where it was not measured. `policy_ms` is the latency of the policy alone by batch size. `machine` is that of the latencies.
     """
 
     name: str
     encoder: str
     sizes: Sequence[int]
     weights_sha256: str | None
+    dtype: str | None
     gmac_image: float
     gmac_decision: float
     params: int
@@ -202,6 +203,7 @@ def _arm(arm: ArmRecord, lined_up: TaskOutcomes) -> dict[str, Any]:
         "encoder": arm.encoder,
         "sizes": list(arm.sizes),
         "weights_sha256": arm.weights_sha256,
+        "dtype": arm.dtype,
         "gmac_image": _finite(arm.gmac_image),
         "gmac_decision": _finite(arm.gmac_decision),
         "params": arm.params,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -97,6 +97,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         "object: at the named one, at another, or never.",
         _setup_note(report["setup"]),
         *_machine_notes(report),
+        *_precision_notes(report),
     ]
     trained = sorted(
         {arm["name"] for task in report["tasks"].values() for arm in task["arms"] if arm["encoder"] == "pixels"}
@@ -127,18 +128,33 @@ def _setup_note(setup: Mapping[str, Any]) -> str:
 
 def _machine_notes(report: Mapping[str, Any]) -> list[str]:
     """What each arm was timed on, its latency at least; told apart where machines differ."""
-    timed: dict[str, dict[str, list[str]]] = {}
-    for name, task in report["tasks"].items():
-        for arm in task["arms"]:
-            machine = arm.get("machine") or "a machine not recorded"
-            timed.setdefault(machine, {}).setdefault(name, []).append(arm["name"])
+    timed = _arms_by(report, lambda arm: arm.get("machine") or "a machine not recorded")
     if len(timed) == 1:
         return [f"Times were measured on {next(iter(timed))}."]
-    lines = ["Times and memory were measured on machines that differ and compare only within one."]
-    for machine, tasks in timed.items():
-        arms = "; ".join(f"{name} ({', '.join(names)})" for name, names in tasks.items())
-        lines.append(f"{machine}: {arms}.")
-    return [" ".join(lines)]
+    first = "Times and memory were measured on machines that differ and compare only within one."
+    return [" ".join([first, *(f"{machine}: {arms}." for machine, arms in timed.items())])]
+
+
+def _precision_notes(report: Mapping[str, Any]) -> list[str]:
+    """Told where arms differ in what their encoder computes in: their difference is then one of precision too."""
+    by = _arms_by(report, lambda arm: (arm.get("dtype") or "a precision not recorded") if arm["sizes"] else None)
+    if len(by) < 2:
+        return []
+    first = "Frozen features were computed in precisions that differ, so a difference between arms may lie in that too."
+    return [" ".join([first, *(f"{precision}: {arms}." for precision, arms in by.items())])]
+
+
+def _arms_by(report: Mapping[str, Any], what: Callable[[Mapping[str, Any]], str | None]) -> dict[str, str]:
+    """Value -> the arms of every task that have it, in words; arms whose value is None are left out."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, task in report["tasks"].items():
+        for arm in task["arms"]:
+            if (value := what(arm)) is not None:
+                found.setdefault(value, {}).setdefault(name, []).append(arm["name"])
+    return {
+        value: "; ".join(f"{task} ({', '.join(arms)})" for task, arms in tasks.items())
+        for value, tasks in found.items()
+    }
 
 
 def _policy_note(content: Mapping[str, Any]) -> str:
