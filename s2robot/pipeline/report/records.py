@@ -68,7 +68,8 @@ class ArmRecord:
 
     `params` and `gmac_decision` include the policy. `weights_sha256` is that of `weights_identity`; it, `dtype` (that
     it computes in) and `encode_frames_s` are None for an arm without an encoder, `sizes` is empty. `peak_mb` is None
-    where it was not measured. `policy_ms` is the latency of the policy alone by batch size. `machine` is that of the latencies.
+    where it was not measured. `policy_ms` is the latency of the policy alone by batch size. `machine` is that of the
+    latencies.
     """
 
     name: str
