@@ -5,6 +5,7 @@ Dims: b batch, s context steps, e their width, k chunk, a action.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,6 +71,8 @@ class Diffusion(nn.Module):
         self.noiser, self.sampler = _scheduler("ddpm", train_steps), sampler
         self.scheduler = _scheduler(sampler, train_steps)
         self.scheduler.set_timesteps(steps)
+        if sampler != "ddpm":
+            self.scheduler.set_begin_index(0)
         self.levels: list[int] = self.scheduler.timesteps.tolist()
 
     def loss(
@@ -85,15 +88,13 @@ class Diffusion(nn.Module):
 
     def sample(self, context: Float[Tensor, "b s e"], noise: Float[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
         """Chunks from the given noise. DDPM's further noise comes from a generator per row that this noise seeds."""
-        if self.sampler != "ddpm":  # remembers its last two guesses, and what comes next
-            self.scheduler.set_timesteps(self.steps)
-            self.scheduler.set_begin_index(0)
+        scheduler = copy.copy(self.scheduler)  # a solver remembers its last two guesses, and what comes next
         more: dict[str, Any] = {"generator": _generators(noise)} if self.sampler == "ddpm" else {}
         chunk, prepared = noise, self.net.prepare(context)
         moments = self.net.time(noise.new_tensor(self.levels) / self.train_steps)
         for level, moment in zip(self.levels, moments, strict=True):
             guess = self.net(chunk, moment.expand(len(chunk), -1), prepared)
-            chunk = self.scheduler.step(self._clean(guess, level, chunk), level, chunk, **more).prev_sample
+            chunk = scheduler.step(self._clean(guess, level, chunk), level, chunk, **more).prev_sample
         return chunk
 
     def _clean(

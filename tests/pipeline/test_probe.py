@@ -15,8 +15,10 @@ from s2robot.cli.main import main
 from s2robot.configs import choice
 from s2robot.encoders.huggingface import WEIGHTS_FOLDER
 from s2robot.errors import MismatchError
+from s2robot.pipeline.probe import capacity as capacity_module
 from s2robot.pipeline.probe import frames as frames_module
 from s2robot.pipeline.probe import run as run_module
+from s2robot.pipeline.probe.capacity import Memoriser, memorise
 from s2robot.pipeline.probe.dense import mean_iou
 from s2robot.pipeline.probe.frames import FrameRecipe, draw_frames, load_labels, load_rgb
 from s2robot.pipeline.probe.grid import mean_balanced
@@ -28,6 +30,8 @@ from s2robot.pipeline.probe.result import join_rows
 from s2robot.pipeline.probe.run import Row, bootstrap
 from s2robot.pipeline.probe.scores import MIN_PIXELS, Tokens, balanced, kernels
 from s2robot.pipeline.probe.table import correlate, reconstructions_as_text
+
+from .conftest import patch_encoder
 
 QUICK = Training(steps=300, batch=64)
 FRAMES, HELD_OUT, SHA = 600, 100, "ab" * 32
@@ -92,18 +96,32 @@ def test_presence_is_asked_per_kind():
     np.testing.assert_array_equal(counts[:, 2:].sum(1), shown[-HELD_OUT:, ::-1].sum(0), "kind 0 is object 1")
 
 
-def test_capacity_is_what_tells_frames_apart():
+def test_instances_are_what_a_mean_token_tells_apart():
     rng = np.random.default_rng(4)
     distinct = torch.from_numpy(rng.normal(size=(FRAMES, 4, 64))).half()
     pairs = distinct.repeat_interleave(2, 0)[:FRAMES]  # every frame twice: a coin decides between two
     found = {}
     for name, tokens in (("distinct", distinct), ("pairs", pairs), ("none", torch.ones(FRAMES, 4, 64).half())):
-        [(head, frames)] = PROBES["capacity"].heads(Tokens(tokens, (2, 2), HELD_OUT), {}, Training(steps=600))
+        [(head, frames)] = PROBES["instances"].heads(Tokens(tokens, (2, 2), HELD_OUT), {}, Training(steps=600))
         assert (head, len(frames)) == ("linear", FRAMES - HELD_OUT)
-        found[name] = value("capacity", head, frames)
+        found[name] = value("instances", head, frames)
     assert found["distinct"] < 0.3
     assert found["pairs"] == pytest.approx(np.log(2), abs=0.3)
     assert found["none"] == pytest.approx(np.log(FRAMES - HELD_OUT), abs=0.1)
+
+
+def test_a_whole_model_memorises_frames_that_differ_and_leaves_the_encoder_alone():
+    encoder = patch_encoder()
+    before = encoder.weights_sha256()
+    corners = 255 * np.array([[n >> bit & 1 for bit in range(3)] for n in range(8)], np.uint8)  # of the colours' cube
+    images = torch.from_numpy(corners)[..., None, None].expand(-1, -1, 48, 48).contiguous()
+    model = Memoriser(encoder, len(images))
+    first = model.vision.weight.detach().clone()
+    assert memorise(model, images, 400).mean() < 0.5 * np.log(8)
+    assert not torch.equal(model.vision.weight, first), "the backbone is trained too"
+    alike = memorise(Memoriser(encoder, 8), images[:1].expand(8, -1, -1, -1), 60)
+    assert alike.mean() == pytest.approx(np.log(8), abs=0.1)
+    assert encoder.weights_sha256() == before
 
 
 def test_statistics_come_from_training_frames_alone():
@@ -351,7 +369,7 @@ def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, c
         "held_out=6",
     ]
     arguments += ["steps=3", "weight_seeds=2", "ceiling={wide:{encoder:s2,weights:random}}"]  # a ceiling is not probed
-    arguments += ["target=base", f"out={tmp_path}", "workers=0", "device=cpu"]
+    arguments += ["capacity=6", "capacity_steps=2", "target=base", f"out={tmp_path}", "workers=0", "device=cpu"]
     assert main(arguments) == 0
     printed, said = capsys.readouterr()
     assert "probe joints of mine on lift" in said, "by the name that it goes under, not by its architecture"
@@ -365,12 +383,16 @@ def test_a_run_prints_writes_and_keeps_what_is_finished(tmp_path, monkeypatch, c
     [line] = json.loads((tmp_path / "reconstruction.json").read_text())
     assert line["source"] == "mine"
     assert line["ratio"] == pytest.approx(line["bits"] / line["bits_ceiling"])
+    held = json.loads((tmp_path / "capacity.json").read_text())
+    assert [(line["encoder"], line["frames"], line["steps"]) for line in held] == [("base", 6, 2), ("mine", 6, 2)]
+    assert "6 frames memorised in 2 steps, nats (a guess: 1.79)" in printed
     assert (tmp_path / "probe.png").stat().st_size > 10_000
 
     def never(*_: object) -> None:
         raise AssertionError("was finished already")
 
     monkeypatch.setattr(run_module, "_tokens", never)
+    monkeypatch.setattr(capacity_module, "memorise", never)
     assert main([*arguments[:-4], "target=null", *arguments[-3:]]) == 0
     assert json.loads((tmp_path / "probe.json").read_text()) == rows
 
@@ -422,7 +444,7 @@ def test_curves_over_what_a_pretraining_kept(tmp_path, monkeypatch, capsys):
     ("change", "message"),
     [
         ("probes=colour", "unknown probe 'colour'"),
-        ("probes=[colour]", "unknown probe 'colour'; known: capacity"),
+        ("probes=[colour]", "unknown probe 'colour'; known: contact"),
         ("held_out=3000", "held_out=3000 of frames=4000: hold out at least 100 and at most half"),
         ("encoders=[blind]", "encoder 'blind' sees nothing"),
         ("frames=4050", "frames=4050; give a multiple of 100"),

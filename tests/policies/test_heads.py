@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from s2robot.configs import choice, names
+from s2robot.encoders import count_gmac
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.fit import Schedule, TrainState, fit
 from s2robot.policies import attention
@@ -266,9 +267,11 @@ def test_every_policy_learns_from_every_parameter_and_acts(name: str) -> None:
     assert [key for key, grad in trained.items() if grad is None] == []
     if name.startswith("diffusion") and name.endswith("_paper"):
         policy.head.levels = policy.head.levels[::25]  # four of 100: quick
-    sampled = policy.eval().sample(seen, torch.randn(2, policy.chunk, 7))
+    noise = torch.randn(2, policy.chunk, 7)
+    sampled = policy.eval().sample(seen, noise)
     assert sampled.shape == (2, policy.chunk, 7)
     assert torch.isfinite(sampled).all()
+    assert count_gmac(policy.sample, seen, noise, weights=policy) > 0
 
 
 def test_a_decoded_chunk_starts_from_the_newest_observation_even_where_attention_finds_nothing() -> None:

@@ -87,10 +87,10 @@ def _grid(
     yield "small", in_batches(every_goal, data.test) * spread + centre
 
 
-def capacity(data: Tokens, labels: Mapping[str, np.ndarray], training: Training) -> Iterator[Frames]:
-    """Cross-entropy (nats) of memorising frames, each a class of its own (arXiv 2403.13043, section 3.3, where the
-    backbone is trained too): how far the mean token of one frame lies from all others', to a linear head. Scored on
-    the memorised frames themselves; ln(frames) is a guess.
+def instances(data: Tokens, labels: Mapping[str, np.ndarray], training: Training) -> Iterator[Frames]:
+    """Cross-entropy (nats) of telling frames apart, each a class of its own: how far the mean token of one frame lies
+    from all others', to a linear head. Scored on the memorised frames themselves; ln(frames) is a guess. The paper's
+    test of capacity trains the backbone too: `capacity.py`.
     """
     tokens = data.train[:MEMORISED].float().mean(1)
     inputs = (tokens - tokens.mean(0)) / tokens.std(0).clamp(min=1e-3)

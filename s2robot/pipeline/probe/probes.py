@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from s2robot.pipeline.probe.dense import depth, mean_iou, segmentation
-from s2robot.pipeline.probe.grid import capacity, joints, mean_balanced, position, presence
+from s2robot.pipeline.probe.grid import instances, joints, mean_balanced, position, presence
 from s2robot.pipeline.probe.heads import Training
 from s2robot.pipeline.probe.objects import contact, kind, orientation, size
 from s2robot.pipeline.probe.scores import Frames, Tokens, balanced, mean
@@ -41,6 +41,6 @@ PROBES = {
         Probe("size", "relative %", True, SCENES, size, mean(100)),
         Probe("orientation", "deg", True, SCENES, orientation, mean()),
         Probe("contact", "balanced %", False, SCENES, contact, balanced),
-        Probe("capacity", "nats", True, SCENES, capacity, mean()),
+        Probe("instances", "nats", True, SCENES, instances, mean()),
     )
 }

@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from s2robot.errors import S2RobotError
+from s2robot.pipeline.probe.capacity import Capacity, run_capacities
 from s2robot.pipeline.probe.curves import Kept, curve_plot
 from s2robot.pipeline.probe.reconstruct import Reconstruction
 from s2robot.pipeline.probe.run import ProbeConfig, Row, asked, run_probes, run_reconstructions
-from s2robot.pipeline.probe.table import Correlation, as_text, correlate, plot, reconstructions_as_text, to_json
+from s2robot.pipeline.probe.table import (
+    Correlation,
+    as_text,
+    capacities_as_text,
+    correlate,
+    plot,
+    reconstructions_as_text,
+    to_json,
+)
 from s2robot.storage import read_json, write_atomic, write_json
 from s2robot.types import require_equal
 
@@ -24,6 +33,7 @@ class ProbeResult:
 
     rows: list[Row]
     reconstructions: list[Reconstruction]
+    capacities: list[Capacity]
     kept: Mapping[str, Kept]
     correlations: list[Correlation] | None
 
@@ -36,6 +46,8 @@ class ProbeResult:
             write_atomic(out / "curves.png", curve_plot(self.rows, self.kept))
         if self.reconstructions:
             write_json(out / "reconstruction.json", [vars(line) for line in self.reconstructions])
+        if self.capacities:
+            write_json(out / "capacity.json", [vars(line) for line in self.capacities])
         if self.correlations is not None:
             write_json(out / "correlation.json", [vars(line) for line in self.correlations])
 
@@ -44,6 +56,8 @@ class ProbeResult:
         yield as_text(self.rows)
         if self.reconstructions:
             yield "\n" + reconstructions_as_text(self.reconstructions)
+        if self.capacities:
+            yield "\n" + capacities_as_text(self.capacities)
         if self.correlations is None:
             return
         yield "\nrank correlation with success in rollouts (+1: the better probe wins), over encoders"
@@ -70,7 +84,7 @@ def probe(
     join_rows(beside, (), asked(config))
     rows = join_rows(beside, run_probes(config), asked(config))
     correlations = None if report is None else correlate(rows, report)
-    return ProbeResult(rows, run_reconstructions(config), kept, correlations)
+    return ProbeResult(rows, run_reconstructions(config), run_capacities(config), kept, correlations)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -50,7 +50,8 @@ class ProbeConfig:
     """What is probed. Random weights count once per weight seed; all encoders share frames, splits and training.
 
     `encoders`, `target` and `ceiling` are names of the catalogue; encoders and the ceiling may also be
-    `{name: {encoder: s2, path: ...}}` (`named_encoders`). An encoder's new name may be target or ceiling.
+    `{name: {encoder: s2, path: ...}}` (`named_encoders`). An encoder's new name may be target or ceiling. `capacity`
+    frames are memorised by the whole model in `capacity_steps` steps (`capacity.py`); 0 for none.
     """
 
     encoders: tuple[str | Mapping[str, Any], ...]
@@ -64,6 +65,8 @@ class ProbeConfig:
     steps: int
     target: str | None
     ceiling: str | Mapping[str, Any] | None
+    capacity: int
+    capacity_steps: int
     out: str
     workers: int
     device: str
@@ -82,6 +85,11 @@ class ProbeConfig:
             raise S2RobotError(
                 f"held_out={self.held_out} of frames={self.frames}: hold out at least {SHARD_FRAMES} and at most half; "
                 f"weight_seeds={self.weight_seeds} and steps={self.steps} are at least 1"
+            )
+        if self.capacity % SHARD_FRAMES or self.capacity < 0 or self.capacity_steps < 1:
+            raise S2RobotError(
+                f"capacity={self.capacity}, capacity_steps={self.capacity_steps}: memorise a multiple of "
+                f"{SHARD_FRAMES} frames, or 0 for none, in at least one step"
             )
 
     def encoder_configs(self) -> dict[str, dict[str, Any]]:

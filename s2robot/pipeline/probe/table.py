@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from s2robot.pipeline.probe.capacity import Capacity
 from s2robot.pipeline.probe.reconstruct import Reconstruction
 from s2robot.pipeline.probe.run import WEIGHTS, Row
 from s2robot.pipeline.report.png import png_bytes
@@ -59,6 +60,15 @@ def reconstructions_as_text(found: Sequence[Reconstruction]) -> str:
         interval = f"{line.r2_ci95[0]:.3f} to {line.r2_ci95[1]:.3f}"
         figures = f"{line.loss:9.4f}{line.loss_constant:9.4f}{line.bits:9.3f}{line.r2:8.3f}"
         lines.append(f"{line.source:28}{figures}   {interval:14}{best:>8}{ratio:>8}")
+    return "\n".join(lines)
+
+
+def capacities_as_text(found: Sequence[Capacity]) -> str:
+    """One line per encoder."""
+    first = found[0]
+    lines = [f"{first.frames} frames memorised in {first.steps} steps, nats (a guess: {first.guess:.2f})"]
+    for line in found:
+        lines.append(f"{line.encoder:28}{line.nats:9.3f}   {line.ci95[0]:.3f} to {line.ci95[1]:.3f}")
     return "\n".join(lines)
 
 
