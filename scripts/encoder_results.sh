@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes what docs/encoders.md reports, into results/encoders: hours on two cores. Each stage keeps what it finished.
 #
-#   scripts/encoder_results.sh probe [ENCODERS [PROBES]] | reconstruct | curves | objectives | zoo | bench REFERENCE_CHECKOUT | compare TASK [ARMS]
+#   scripts/encoder_results.sh probe [ENCODERS [PROBES]] | reconstruct | capacity | curves | objectives | zoo | bench REFERENCE_CHECKOUT | compare TASK [ARMS]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 RUN=.venv/bin/s2robot
@@ -49,6 +49,11 @@ reconstruct() { # of large's tokens, with large at two scales as ceiling
     cp outputs/probe/reconstruction.json "$OUT"
 }
 
+capacity() { # whole models memorise 1,000 frames
+    ask base,s2,s2_unpooled,large,fine depth capacity=1000
+    cp outputs/probe/capacity.json "$OUT"
+}
+
 curves() { # what position finds along the pre-training of both sizes, which is done first where it was not
     local tiny=outputs/pretrain/vit_tiny_112 small=outputs/pretrain/vit_small_128
     $RUN pretrain keep_every=1000 "out=$tiny"
@@ -86,6 +91,6 @@ compare() { # one task of three, three training seeds; all twelve arms or those 
 }
 
 case "${1:-}" in
-probe | reconstruct | curves | objectives | zoo | bench | compare) "$@" ;;
+probe | reconstruct | capacity | curves | objectives | zoo | bench | compare) "$@" ;;
 *) sed -n 's/^#   //p' "$0" && exit 2 ;;
 esac

@@ -1,4 +1,4 @@
-"""How well a whole model memorises: every frame is a class of its own (arXiv 2403.13043, section 3.3, Table 4).
+"""How well a whole model memorises: every frame is a class of its own (arXiv 2403.13043, section 3.3).
 
 Unlike in any probe the backbone is trained too, from the encoder's weights and at its scales, with a linear classifier
 on the mean of its tokens. All models take the same steps on the same frames in the same order and are scored on those
