@@ -63,13 +63,17 @@ curves() { # what position finds along the pre-training of both sizes, which is 
     cp outputs/curves/{curves.json,curves.png} "$OUT"
 }
 
-objectives() { # one short pre-training per objective, and one that sees both scales; what position then finds
+objectives() { # short pre-trainings: one per objective; two scales against one on the same frames; what position then finds
     local work=outputs/objectives steps=1500 name
+    short() { $RUN pretrain frames=8000 keep_every=0 "out=$work/$1" "${@:2}"; }
     for name in dense mae dense_mae; do
-        $RUN pretrain "objective=$name" "steps=$steps" "keep_every=$steps" "out=$work/$name"
+        short "$name" "objective=$name" "steps=$steps" "frames_dir=$work/frames"
     done
-    $RUN pretrain "scales=[1,2]" frame_px=448 frames_dir=outputs/pretrain/frames_448 "steps=$steps" "keep_every=$steps" "out=$work/scales"
-    $RUN probe "encoders=[$(for name in dense mae dense_mae scales; do
+    local fine=(frame_px=448 "frames_dir=$work/frames_448")
+    short two "${fine[@]}" "scales=[1,2]" "steps=$steps"
+    short one "${fine[@]}" "steps=$steps"              # as many samples
+    short one_long "${fine[@]}" "steps=$((5 * steps))" # as much compute: two scales are five tiles a sample
+    $RUN probe "encoders=[$(for name in dense mae dense_mae two one one_long; do
         printf '{%s:{encoder:s2,path:%s}},' "s2_$name" "$work/$name/weights"
     done | sed 's/,$//')]" tasks=[pick_cube_small] probes=[position,segmentation,depth] "out=$work/probe"
     cp "$work/probe/probe.json" "$OUT/objectives.json"
