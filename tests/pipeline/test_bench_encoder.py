@@ -15,7 +15,7 @@ from s2robot.configs import choice
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.bench import encoder as module
 from s2robot.pipeline.bench.contestants import Contestant, Kind, Models, Setting, bare_call, reference_forward
-from s2robot.pipeline.bench.encoder import FASTEST, BenchConfig, _in_fresh_process, bench_encoder
+from s2robot.pipeline.bench.encoder import FASTEST, MODES, BenchConfig, _in_fresh_process, bench_encoder
 
 CPU = torch.device("cpu")
 # Stands in for the public package, which is not at hand in tests: its module, function and keywords.
@@ -89,6 +89,18 @@ def test_the_bare_backbone_runs_as_many_tiles_as_the_encoder_cuts() -> None:
     encoder.backbone.model.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
     bare_call(encoder)(torch.zeros(3, 3, 224, 224, dtype=torch.uint8))
     assert sorted(seen) == [(3 * 4, 3, 80, 80), (3 * 5, 3, 112, 112)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_every_mode_of_a_gpu_computes_the_same() -> None:
+    device = torch.device("cuda")
+    frames = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, device=device)
+    models = Models(choice("encoder", "s2"), device, None)
+    with torch.no_grad():
+        exact = models.call(Contestant("ours", Setting("float32", "eager")), frames)(frames)
+        for mode in MODES:
+            found = models.call(Contestant("ours", Setting("bfloat16", mode)), frames)(frames)
+            torch.testing.assert_close(found, exact, atol=0.1, rtol=0.1)
 
 
 def test_a_convolutional_encoder_is_compared_by_its_maps(checkout: Path) -> None:
