@@ -9,6 +9,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -54,9 +55,7 @@ class Diffusion(nn.Module):
         super().__init__()
         if prediction not in ("epsilon", "sample"):
             raise unknown_name("prediction", prediction, ("epsilon", "sample"))
-        most = (
-            train_steps - 1 if sampler == "dpm++" else train_steps
-        )  # its solver divides by the gap between two levels
+        most = train_steps - (sampler == "dpm++")  # its solver divides by the gap between two levels
         if not 1 <= steps <= most:
             raise S2RobotError(f"steps={steps} of train_steps={train_steps} by {sampler}; give 1 to {most}")
         if clip is not None and clip <= 0:
@@ -70,10 +69,13 @@ class Diffusion(nn.Module):
         self.train_steps, self.steps, self.prediction, self.clip = train_steps, steps, prediction, clip
         self.noiser, self.sampler = _scheduler("ddpm", train_steps), sampler
         self.scheduler = _scheduler(sampler, train_steps)
-        self.scheduler.set_timesteps(steps)
-        if sampler != "ddpm":
-            self.scheduler.set_begin_index(0)
+        if sampler == "dpm++":
+            self.scheduler.set_timesteps(steps)
+        else:  # as "trailing" spaces them, from the highest down: below it a little of the chunk is taken for known
+            spaced = np.round(train_steps - np.arange(steps) * train_steps / steps).astype(int) - 1
+            self.scheduler.set_timesteps(timesteps=spaced.tolist())
         self.levels: list[int] = self.scheduler.timesteps.tolist()
+        self.signals: list[float] = self.noiser.alphas_cumprod.tolist()
 
     def loss(
         self, context: Float[Tensor, "b s e"], action: Float[Tensor, "b k a"], mask: Bool[Tensor, "b k"]
@@ -88,7 +90,7 @@ class Diffusion(nn.Module):
 
     def sample(self, context: Float[Tensor, "b s e"], noise: Float[Tensor, "b k a"]) -> Float[Tensor, "b k a"]:
         """Chunks from the given noise. DDPM's further noise comes from a generator per row that this noise seeds."""
-        scheduler = copy.copy(self.scheduler)  # a solver remembers its last two guesses, and what comes next
+        scheduler = self._fresh_scheduler()
         more: dict[str, Any] = {"generator": _generators(noise)} if self.sampler == "ddpm" else {}
         chunk, prepared = noise, self.net.prepare(context)
         moments = self.net.time(noise.new_tensor(self.levels) / self.train_steps)
@@ -97,36 +99,38 @@ class Diffusion(nn.Module):
             chunk = scheduler.step(self._clean(guess, level, chunk), level, chunk, **more).prev_sample
         return chunk
 
+    def _fresh_scheduler(self) -> Any:
+        """One that has taken no step yet: solvers remember the step they are at and their last two guesses."""
+        scheduler = copy.copy(self.scheduler)
+        if self.sampler != "ddpm":
+            scheduler.model_outputs = [None] * len(scheduler.model_outputs)
+            scheduler.set_begin_index(0)
+        return scheduler
+
     def _clean(
         self, guess: Float[Tensor, "b k a"], level: int, noisy: Float[Tensor, "b k a"]
     ) -> Float[Tensor, "b k a"]:
         """The bounded clean chunk that the net's prediction amounts to."""
         if self.prediction == "epsilon":
-            signal = self.noiser.alphas_cumprod[level].item()
+            signal = self.signals[level]
             guess = (noisy - (1 - signal) ** 0.5 * guess) / signal**0.5
         return guess if self.clip is None else guess.clamp(-self.clip, self.clip)
 
 
 def _scheduler(name: str, train_steps: int) -> Any:
-    """It steps by clean chunks, whatever the net predicts."""
+    """It steps by clean chunks, whatever the net predicts.
+
+    ddim is the first order of dpm++'s solver: diffusers' DDIMScheduler ends a step beside where the next begins, unless
+    the steps divide the levels.
+    """
     import diffusers
 
-    common = {
-        "num_train_timesteps": train_steps,
-        "beta_schedule": "squaredcos_cap_v2",
-        "prediction_type": "sample",
-    }
-    # Levels from the highest down: "leading" would begin below it, as if pure noise still held some of the chunk.
-    match name:
-        case "ddpm":
-            return diffusers.DDPMScheduler(clip_sample=False, timestep_spacing="trailing", **common)
-        case (
-            "ddim"
-        ):  # diffusers' DDIMScheduler ends a step beside where the next begins, unless steps divide train_steps
-            return diffusers.DPMSolverMultistepScheduler(solver_order=1, timestep_spacing="trailing", **common)
-        case "dpm++":
-            return diffusers.DPMSolverMultistepScheduler(**common)
-    raise unknown_name("sampler", name, SAMPLERS)
+    schedule = {"num_train_timesteps": train_steps, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}
+    if name == "ddpm":
+        return diffusers.DDPMScheduler(clip_sample=False, **schedule)
+    if name not in SAMPLERS:
+        raise unknown_name("sampler", name, SAMPLERS)
+    return diffusers.DPMSolverMultistepScheduler(solver_order=1 if name == "ddim" else 2, **schedule)
 
 
 def _generators(noise: Float[Tensor, "b k a"]) -> list[torch.Generator]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from s2robot.errors import S2RobotError
@@ -60,7 +60,8 @@ def _require_type(what: str, value: Any, annotation: Any) -> None:
 
 def _is(value: Any, name: str) -> bool:
     if name in LISTS:
-        return isinstance(value, list | tuple) and all(_is(one, LISTS[name]) for one in value)
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        return listed and all(_is(one, LISTS[name]) for one in value)
     return type(value) in SCALARS[name]
 
 

@@ -50,7 +50,7 @@ reconstruct() { # of large's tokens, with large at two scales as ceiling
 }
 
 capacity() { # whole models memorise 1,000 frames
-    ask base,s2,s2_unpooled,large,fine depth capacity=1000
+    ask base,s2,large,fine depth capacity=1000 # s2_unpooled and fine_unpooled have the mean tokens of s2 and fine
     cp outputs/probe/capacity.json "$OUT"
 }
 

@@ -86,7 +86,7 @@ class BundlePolicy:
         last = memory.steps()[-1] if memory.steps() else None
         tokens, frames = {}, {}
         for camera in self.cameras:
-            if last is not None and _same(last.frames[camera], observation.images.get(camera)):
+            if last is not None and _same(last.frames.get(camera), observation.images.get(camera)):
                 tokens[camera], frames[camera] = last.tokens[camera], last.frames[camera]
             else:
                 tokens[camera] = self.encode(camera, observation.images)
@@ -143,8 +143,10 @@ class BundleEncoder:
         return _tokens(self._session, self.manifest.camera, frame)
 
 
-def _same(before: UInt8[np.ndarray, "h w 3"], frame: Any) -> bool:
-    return isinstance(frame, np.ndarray) and frame.dtype == before.dtype and np.array_equal(before, frame)
+def _same(before: UInt8[np.ndarray, "h w 3"] | None, frame: Any) -> bool:
+    if before is None or not isinstance(frame, np.ndarray):
+        return False
+    return frame.dtype == before.dtype and np.array_equal(before, frame)
 
 
 def _tokens(session: Any, camera: CameraSpec, frame: Any) -> Float32[np.ndarray, "n c"]:

@@ -35,7 +35,8 @@ class Backbone(nn.Module):
     register tokens come first; `mean` and `std` are per channel on the scale [0, 1]; `image_size` is the side that the
     model was trained at. `architecture` is JSON that, with the weights, says what the model computes: it enters
     fingerprints, so give one to a callable that is not an nn.Module, whose weights nobody can see. `origin`
-    is for people: the licence of the weights, and the sha256 of the files they came from.
+    is the licence of the weights and where they came from: the sha256 of their files or, of random ones, of what was
+    drawn.
 
     Input and output are float32 whatever the model computes in.
     """

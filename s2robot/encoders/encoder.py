@@ -61,7 +61,7 @@ class MultiscaleEncoder(nn.Module):
         if square not in SQUARE_RULES:
             raise S2RobotError(f"square={square!r}; allowed: {', '.join(SQUARE_RULES)}")
         self.splits = tuple(tile_counts(sizes, tile))
-        self.sizes = tuple(sizes)
+        self.sizes = tuple(map(int, sizes))
         self.tile = self.sizes[0] if tile is None else tile
         self.square = square
         self.reference = reference
@@ -185,7 +185,7 @@ class MultiscaleEncoder(nn.Module):
         whole = len(wanted) == 2 and all(isinstance(cells, numbers.Integral) for cells in wanted)
         if not whole or not (1 <= wanted[0] <= rows and 1 <= wanted[1] <= columns):
             raise S2RobotError(f"grid={grid}; the map is {rows} x {columns}: pool it to two whole numbers within that")
-        return (wanted[0], wanted[1]), map_.shape[1] * len(self.sizes), prefix.shape[1]
+        return (int(wanted[0]), int(wanted[1])), map_.shape[1] * len(self.sizes), prefix.shape[1]
 
     def normalised_squares(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b 3 s s"]:
         """The frames as the first resize gets them: square and normalised. Errors as of a call."""

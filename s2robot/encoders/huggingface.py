@@ -168,8 +168,11 @@ def _mean_std(folder: Path) -> tuple[tuple[float, float, float], tuple[float, fl
     settings = read_json(file)
     if not isinstance(settings, dict):
         raise S2RobotError(f"{file} is no mapping; it says how the publisher prepares an image")
+    factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
+    if not isinstance(factor, int | float) or not factor > 0:
+        raise S2RobotError(f'{file}: "rescale_factor" is {factor!r}; give what pixels of 0 to 255 are multiplied by')
+    white = 255.0 * factor
     try:
-        white = 255.0 * float(settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0)
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         if settings.get("do_normalize", True):
             mean, std = _rgb(settings["image_mean"]), _rgb(settings["image_std"])

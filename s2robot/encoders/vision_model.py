@@ -276,7 +276,8 @@ class _Remembered:
     def __call__(self, embeddings: Tensor, height: int, width: int) -> Tensor:
         """Only shape, dtype and device of `embeddings` matter."""
         compute = functools.partial(getattr(type(self.module), INTERPOLATE), self.module, embeddings, height, width)
-        if torch.is_grad_enabled() or type(embeddings) is not Tensor:  # somebody trains it, or counts its operations
+        trained = torch.is_grad_enabled() or any(weight.requires_grad for weight in self.module.parameters())
+        if trained or type(embeddings) is not Tensor:  # or its operations are counted
             return compute()
         key = height, width, embeddings.dtype, embeddings.device
         if key not in self.kept:

@@ -282,8 +282,8 @@ def test_every_trained_policy_has_a_row_of_its_own(tmp_path):
     assert [(row["train_seed"], row["success"]["k"], row["success"]["n"]) for row in rows] == [(0, 3, 4), (1, 1, 4)]
     assert rows[0]["success"]["wilson95"] == pytest.approx([0.30064, 0.954413], abs=1e-5)
     assert rows[1] | {"success": 0} == {
-        "policy": "bc_mlp", "task": "lift", "arm": "s2", "encoder": "vit_tiny", "train_seed": 1, "success": 0,
-        "train_min": 31 / 60, "infer_ms": 0.8, "infer_50_ms": 4.0, "params": 480_000, "seam": None,
+        "policy": "bc_mlp", "task": "lift", "arm": "s2", "encoder": "vit_tiny", "sizes": [112, 224], "train_seed": 1,
+        "success": 0, "train_min": 31 / 60, "infer_ms": 0.8, "infer_50_ms": 4.0, "params": 480_000, "seam": None,
     } | {"train_min": pytest.approx(31 / 60, rel=1e-5)}  # fmt: skip
 
 

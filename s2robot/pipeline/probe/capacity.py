@@ -27,7 +27,7 @@ from s2robot.encoders import load_encoder
 from s2robot.encoders.backbone import ChoosesAttention, resolve_dtype
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.encoders.interface import weights_identity
-from s2robot.encoders.multiscale import area_pool, multiscale_maps
+from s2robot.encoders.multiscale import multiscale_maps
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.fit import Schedule, TrainState, fit
 from s2robot.pipeline.probe.frames import FrameRecipe, draw_frames, load_rgb
@@ -90,7 +90,6 @@ class Memoriser(nn.Module):
     def __init__(self, encoder: MultiscaleEncoder, classes: int) -> None:
         super().__init__()
         self.prepare = encoder.normalised_squares
-        self.grid = encoder.grid
         vision: Any = copy.deepcopy(encoder.backbone.model)
         self.vision = vision.requires_grad_(True)
         if isinstance(self.vision, ChoosesAttention) and encoder.device.type == "cpu":
@@ -112,8 +111,7 @@ class Memoriser(nn.Module):
         squares = self.prepare(images)
         half = resolve_dtype("auto", squares.device) == torch.bfloat16
         with torch.autocast(squares.device.type, torch.bfloat16, enabled=half):
-            maps = area_pool(self.multiscale(self.vision, squares).map, self.grid)
-            return self.classify(maps.mean(dim=(2, 3))).float()
+            return self.classify(self.multiscale(self.vision, squares).map.mean(dim=(2, 3))).float()
 
 
 def memorise(

@@ -136,6 +136,7 @@ def run_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "task": task,
             "arm": arm["name"],
             "encoder": arm["encoder"],
+            "sizes": arm["sizes"],
             "train_seed": run["train_seed"],
             "success": {**run["success"], "wilson95": _interval(**run["success"])},
             "train_min": _finite(None if run["train_s"] is None else run["train_s"] / 60),

@@ -137,11 +137,16 @@ def _machine_notes(report: Mapping[str, Any]) -> list[str]:
 
 def _precision_notes(report: Mapping[str, Any]) -> list[str]:
     """Told where arms differ in what their encoder computes in: their difference is then one of precision too."""
-    by = _arms_by(report, lambda arm: (arm.get("dtype") or "a precision not recorded") if arm["sizes"] else None)
+    by = _arms_by(report, _precision)
     if len(by) < 2:
         return []
     first = "Frozen features were computed in precisions that differ, so a difference between arms may lie in that too."
     return [" ".join([first, *(f"{precision}: {arms}." for precision, arms in by.items())])]
+
+
+def _precision(arm: Mapping[str, Any]) -> str | None:
+    frozen = arm["sizes"] and arm["encoder"] != "pixels"
+    return arm.get("dtype") or "a precision not recorded" if frozen else None
 
 
 def _arms_by(report: Mapping[str, Any], what: Callable[[Mapping[str, Any]], str | None]) -> dict[str, str]:
