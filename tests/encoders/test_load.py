@@ -125,7 +125,7 @@ def test_a_list_of_encoders_that_cannot_be_is_one_line(entries: list[Any], messa
 def test_random_is_s2_but_for_the_weights():
     s2, random = load("s2", seed=1), load_encoder("random", device="cpu")
     differing = {key for key, value in s2.spec().items() if value != random.spec()[key]}
-    assert differing == {"name", "weights_sha256", "fingerprint"}
+    assert differing == {"name", "weights_sha256", "fingerprint", "origin"}
 
 
 TARGETS = {
