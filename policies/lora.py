@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from s2robot.encoders import load_encoder
 from s2robot.encoders.encoder import MultiscaleEncoder
-from s2robot.encoders.multiscale import area_pool, multiscale_maps
+from s2robot.encoders.multiscale import area_pool
 from s2robot.encoders.vision_model import VisionTokens
 from s2robot.errors import S2RobotError
 from s2robot.policies.batch import Inputs, Shapes
@@ -67,14 +66,7 @@ class LoraObservation(PooledObservation):
         seen = replace(shapes, grid=base.grid, channels=base.channels, scales=len(base.sizes))
         super().__init__(seen, horizon, **pooled)
         self.side = shapes.grid[0]
-        self.multiscale = partial(
-            multiscale_maps,
-            sizes=base.sizes,
-            tile=base.tile,
-            num_prefix_tokens=base.num_prefix_tokens,
-            reference=base.reference,
-            resize_output_to_idx=base.resize_output_to_idx,
-        )
+        self.multiscale = base.multiscale
         self.mean, self.std = base.backbone.mean, base.backbone.std
         self.vision = base.backbone.model
         adapters = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=adapter_dropout, target_modules="all-linear")

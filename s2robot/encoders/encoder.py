@@ -7,7 +7,8 @@ tokens, c channels of the backbone times the number of sizes.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -168,11 +169,20 @@ class MultiscaleEncoder(nn.Module):
             "weights_sha256": self._weights_at_start,
         }
 
-    def _maps(self, squares: Float32[Tensor, "b 3 s s"]) -> MultiscaleMaps:
-        prefix_tokens = self.backbone.num_prefix_tokens
-        return multiscale_maps(
-            self.backbone, squares, self.sizes, self.tile, prefix_tokens, self.reference, self.resize_output_to_idx
+    @property
+    def multiscale(self) -> Callable[[Callable[[Tensor], Tensor], Tensor], MultiscaleMaps]:
+        """(model, squares) -> what this encoder's scales make of any model like its backbone, a trained one too."""
+        return partial(
+            multiscale_maps,
+            sizes=self.sizes,
+            tile=self.tile,
+            num_prefix_tokens=self.backbone.num_prefix_tokens,
+            reference=self.reference,
+            resize_output_to_idx=self.resize_output_to_idx,
         )
+
+    def _maps(self, squares: Float32[Tensor, "b 3 s s"]) -> MultiscaleMaps:
+        return self.multiscale(self.backbone, squares)
 
     def _probe(self, grid: Sequence[int] | None) -> tuple[tuple[int, int], int, int]:
         """Grid, channels and prefix tokens, learnt from one tile; also finds a backbone that does not fit early."""

@@ -13,7 +13,6 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from s2robot.encoders import load_encoder
 from s2robot.encoders.backbone import ChoosesAttention, resolve_dtype
 from s2robot.encoders.encoder import MultiscaleEncoder
 from s2robot.encoders.interface import weights_identity
-from s2robot.encoders.multiscale import multiscale_maps
 from s2robot.errors import S2RobotError
 from s2robot.pipeline.fit import Schedule, TrainState, fit
 from s2robot.pipeline.probe.frames import FrameRecipe, draw_frames, load_rgb
@@ -94,14 +92,7 @@ class Memoriser(nn.Module):
         self.vision = vision.requires_grad_(True)
         if isinstance(self.vision, ChoosesAttention) and encoder.device.type == "cpu":
             self.vision.choose_attention(plain=True)  # the fused kernel is slow backwards
-        self.multiscale = partial(
-            multiscale_maps,
-            sizes=encoder.sizes,
-            tile=encoder.tile,
-            num_prefix_tokens=encoder.num_prefix_tokens,
-            reference=encoder.reference,
-            resize_output_to_idx=encoder.resize_output_to_idx,
-        )
+        self.multiscale = encoder.multiscale
         torch.manual_seed(0)
         self.classify = nn.Sequential(nn.LayerNorm(encoder.channels), nn.Linear(encoder.channels, classes))
         self.classify.to(encoder.device)
