@@ -25,7 +25,7 @@ REACH = {"min_max": 1.0, "z_score": 6.0}  # what single actions of a demonstrati
 def build_policy(config: Mapping[str, Any], shapes: Shapes) -> ChunkPolicy:
     """The untrained policy of a configuration. Raises S2RobotError for keys and values that do not fit."""
     clip, normalise = config["head"].get("clip"), config.get("actions", {}).get("normalise", "z_score")
-    if clip is not None and clip < REACH[normalise]:
+    if clip is not None and clip < REACH.get(normalise, 0.0):
         raise S2RobotError(
             f"policy.head.clip={clip} would cut off actions of policy.actions.normalise={normalise}, which come to "
             f"{REACH[normalise]:g}; give at least that"

@@ -90,9 +90,8 @@ class BundlePolicy:
                 tokens[camera], frames[camera] = last.tokens[camera], last.frames[camera]
             else:
                 tokens[camera] = self.encode(camera, observation.images)
-                frames[camera] = observation.images[
-                    camera
-                ].copy()  # a driver may write its next frame into the same array
+                # A copy: a driver may write its next frame into the same array.
+                frames[camera] = observation.images[camera].copy()
         proprio, goal = self._vector("proprio", observation), self._vector("goal", observation)
         memory.push(Seen(tokens, proprio, goal, frames))
 
