@@ -26,7 +26,7 @@ lint: venv  ## check format and lint rules
 type: venv  ## check types
 	$(BIN)/mypy
 
-test: setup  ## the tests, 10 to 17 minutes on two cores, no GPU, no display
+test: setup  ## the tests, 8 to 17 minutes on two cores, no GPU, no display
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: setup  ## the tests that take minutes to hours
@@ -35,7 +35,7 @@ test-slow: setup  ## the tests that take minutes to hours
 build: venv  ## build the wheel into dist/ and try it in a bare environment
 	@scripts/build_wheel.sh
 
-demo: setup  ## lift with four arms, report in outputs/demo/, 10 to 19 minutes on two cores with set-up
+demo: setup  ## lift with four arms, report in outputs/demo/, 8 to 19 minutes on two cores with set-up
 	$(BIN)/s2robot compare experiment=demo out=outputs/demo
 
 demo-full: setup  ## lift, pick_cube and pick_cube_small with six arms, report in outputs/demo-full/, hours
